@@ -1,0 +1,13 @@
+//! What a replica keeps on its disk: the write-ahead log and the state engine.
+//!
+//! The log is durable, the state is a cache of it: an acknowledged write is in
+//! the logs of a quorum, and each replica's state carries the id of the last
+//! log entry that it contains, in the same atomic batch as that entry's
+//! effects. A state that is behind is brought up to date from the log; a state
+//! that is lost or unreadable is rebuilt from the log or from a peer.
+
+mod engine;
+mod log_id;
+
+pub use engine::{Engine, EngineError, EngineView, Rows, Table, WriteBatch};
+pub use log_id::LogId;

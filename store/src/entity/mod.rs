@@ -1,0 +1,1 @@
+//! Types and entities as guarded transactions over the core, pure.

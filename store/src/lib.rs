@@ -1,0 +1,19 @@
+//! What a Keelstone command means, and how it is kept on disk.
+//!
+//! * [`machine`]: the replicated state machine, pure;
+//! * [`entity`]: types and entities as guarded transactions, pure;
+//! * [`state`]: the machine's rows over a state engine, and snapshots of them;
+//! * [`disk`]: the write-ahead log and the state engines.
+//!
+//! Nothing here is async, and nothing here knows of a network.
+
+pub mod disk;
+pub mod entity;
+mod key;
+pub mod limits;
+pub mod machine;
+mod revision;
+pub mod state;
+
+pub use key::{Key, KeyRange, RangeEnd, Space};
+pub use revision::{LeaseId, Millis, Revision, SessionId};

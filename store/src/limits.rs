@@ -1,0 +1,44 @@
+//! Every limit of the core, in one place. Requests are checked against them
+//! before they reach the log; apply relies on that only for speed, never for
+//! safety.
+
+/// Bytes of a stored key, with its space's byte.
+pub const KEY_BYTES_MAX: usize = 4096;
+/// Bytes of a value: 1.5 MiB, as etcd's request limit.
+pub const VALUE_BYTES_MAX: usize = 1536 * 1024;
+/// Bytes of an entity's document.
+pub const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of an entity's document from which on a warning is given.
+pub const DOCUMENT_BYTES_WARN: usize = 256 * 1024;
+/// Bytes of an encoded command.
+pub const COMMAND_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Operations and compares in a transaction, those of nested ones included.
+pub const TXN_OPS_MAX: usize = 1024;
+/// Levels of nested transactions.
+pub const TXN_DEPTH_MAX: usize = 8;
+/// Commands in one log entry.
+pub const BATCH_COMMANDS_MAX: usize = 256;
+/// Bytes of commands in one log entry, unless a single command is larger.
+pub const BATCH_BYTES_MAX: usize = 512 * 1024;
+/// Least time to live of a lease: 1.5 times the longest election timeout,
+/// rounded up, as etcd does it, so that no failover alone can end a lease.
+pub const LEASE_TTL_MS_MIN: u64 = 2_000;
+/// Longest time to live of a lease, etcd's limit of 9,000,000,000 seconds.
+pub const LEASE_TTL_MS_MAX: u64 = 9_000_000_000_000;
+/// Leases, in all.
+pub const LEASES_MAX: u64 = 1_000_000;
+/// Leases that one expiry command ends.
+pub const LEASE_EXPIRE_MAX: usize = 1_000;
+/// Leases that one renewal names.
+pub const LEASE_RENEW_MAX: usize = 1_000;
+/// Replies that a session keeps: writes that a client may have in flight.
+pub const SESSION_REPLIES_MAX: u64 = 256;
+/// Bytes of one remembered reply. A larger one is remembered as "applied at
+/// this revision" only.
+pub const SESSION_REPLY_BYTES_MAX: usize = 4096;
+/// Sessions, in all.
+pub const SESSIONS_MAX: u64 = 100_000;
+/// Longest time an idle session is remembered: one day.
+pub const SESSION_TTL_MS_MAX: u64 = 86_400_000;
+/// Bytes of keys and values in one response to a range.
+pub const RANGE_BYTES_MAX: usize = 8 * 1024 * 1024;

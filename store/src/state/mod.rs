@@ -1,0 +1,1 @@
+//! The machine's state as rows in an engine, and snapshots of it.
