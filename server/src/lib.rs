@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The Keelstone replica: everything that touches the world.
+
+pub mod changes;
+pub mod core;
