@@ -1,0 +1,43 @@
+# Everyday commands. `just` alone lists them.
+
+default:
+    @just --list
+
+# Formatting, lints, and the rules of the source tree.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+# Every test: the README's command.
+test:
+    cargo test --workspace --all-features
+
+# The main job in one run.
+demo:
+    cargo run --release -- demo
+
+# Licences, bans, sources; with the advisory database where there is a network.
+deny:
+    cargo deny check
+
+# Kills a process with SIGKILL under load again and again, and reopens its files.
+crash ROUNDS="200":
+    cargo run --release -p keelstone-tests --bin crash -- --rounds {{ROUNDS}}
+
+# Cuts the power of a loop device under load; needs root and loop devices.
+powercut CUTS="20":
+    cargo run --release -p keelstone-tests --features keelstone-store/sled --bin powercut -- --cuts {{CUTS}}
+
+# The same load on Keelstone and on etcd, side by side; needs `etcd` on the path.
+compare SECONDS="10":
+    cargo build --release
+    cargo run --release -p keelstone-tests --bin keelstone-bench -- compare --seconds {{SECONDS}}
+
+# Ten kills of the leader, and how long writes were not acknowledged.
+failover KILLS="10":
+    cargo build --release
+    cargo run --release -p keelstone-tests --bin keelstone-bench -- failover --kills {{KILLS}}
+
+# Micro-benchmarks of apply, codec, disk and engines.
+bench *ARGS:
+    cargo bench -p keelstone-store {{ARGS}}
