@@ -1,0 +1,4 @@
+//! What `keelstone dev`, `keelstone demo` and the tests run on: real replicas as
+//! processes of this machine. Not for production.
+
+pub mod cluster;
