@@ -1,7 +1,9 @@
 //! Keys, the ranges of them, and the spaces that they live in.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use std::borrow::Borrow;
 use std::fmt;
+use std::ops::Bound;
 
 /// A part of the key space. The first byte of every stored key names it, so
 /// that one mechanism keeps user keys, entities and configuration apart.
@@ -58,6 +60,13 @@ impl Key {
     }
 }
 
+/// A map by key can be asked with bytes alone: a key orders and hashes as they do.
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// Keys are user data: only their length may be seen in a log.
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,6 +116,18 @@ impl KeyRange {
             RangeEnd::Until(until) => key >= self.start.as_ref() && key < until.as_ref(),
             RangeEnd::Unbounded => key >= self.start.as_ref(),
         }
+    }
+
+    /// The range as bounds, for ordered maps. An [empty](Self::is_empty) range
+    /// has none that a `BTreeMap` would accept: ask first.
+    pub fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        let start = self.start.as_ref();
+        let end = match &self.end {
+            RangeEnd::Single => Bound::Included(start),
+            RangeEnd::Until(until) => Bound::Excluded(until.as_ref()),
+            RangeEnd::Unbounded => Bound::Unbounded,
+        };
+        (Bound::Included(start), end)
     }
 
     /// Whether no key can be in the range.

@@ -4,17 +4,20 @@
 
 /// Bytes of a stored key, with its space's byte.
 pub const KEY_BYTES_MAX: usize = 4096;
+/// Bytes of a range's bound: a page goes on from a key and one byte more.
+pub const BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 1;
 /// Bytes of a value: 1.5 MiB, as etcd's request limit.
 pub const VALUE_BYTES_MAX: usize = 1536 * 1024;
 /// Bytes of an entity's document.
 pub const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of an entity's document from which on a warning is given.
 pub const DOCUMENT_BYTES_WARN: usize = 256 * 1024;
-/// Bytes of an encoded command.
+/// Bytes of an encoded command. Its keys, values and bounds alone are also
+/// checked against this.
 pub const COMMAND_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Operations and compares in a transaction, those of nested ones included.
 pub const TXN_OPS_MAX: usize = 1024;
-/// Levels of nested transactions.
+/// Levels of transactions nested in the outermost one.
 pub const TXN_DEPTH_MAX: usize = 8;
 /// Commands in one log entry.
 pub const BATCH_COMMANDS_MAX: usize = 256;
@@ -38,7 +41,14 @@ pub const SESSION_REPLIES_MAX: u64 = 256;
 pub const SESSION_REPLY_BYTES_MAX: usize = 4096;
 /// Sessions, in all.
 pub const SESSIONS_MAX: u64 = 100_000;
+/// Sessions that one expiry command ends.
+pub const SESSION_EXPIRE_MAX: usize = 1_000;
+/// Least time an idle session is remembered; a shorter one is raised to it.
+pub const SESSION_TTL_MS_MIN: u64 = 2_000;
 /// Longest time an idle session is remembered: one day.
 pub const SESSION_TTL_MS_MAX: u64 = 86_400_000;
-/// Bytes of keys and values in one response to a range.
+/// Bytes of keys and values in the response to one range or transaction.
 pub const RANGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What each record of a response counts besides its key and value, so that
+/// many small ones are bounded too.
+pub const RANGE_RECORD_OVERHEAD: usize = 64;

@@ -12,6 +12,8 @@
 //! A refusal, such as a missing lease, is a result like any other: it is
 //! replicated, and every replica refuses alike. See [`Rejection`].
 
+pub mod check;
+pub mod codec;
 mod command;
 mod rejection;
 mod reply;

@@ -67,6 +67,9 @@ pub enum Outcome {
     Renewed(Vec<(LeaseId, u64)>),
     /// Done; nothing more to say.
     Done,
+    /// An earlier attempt of this write was applied, at the reply's revision.
+    /// What it answered was too large to be remembered.
+    Applied,
     /// Refused, without any effect.
     Rejected(Rejection),
 }

@@ -8,7 +8,8 @@ use crate::{Key, KeyRange, LeaseId, Millis, Revision, SessionId};
 pub struct Head {
     /// The newest revision.
     pub revision: Revision,
-    /// The oldest revision that can be read.
+    /// The oldest revision that can be read; [`Revision::ZERO`] before the
+    /// first compaction.
     pub compacted: Revision,
     /// Replicated time.
     pub now: Millis,
@@ -24,6 +25,26 @@ pub struct Head {
     pub leases: u64,
     /// How many sessions there are.
     pub sessions: u64,
+}
+
+impl Head {
+    /// The head of a state that has seen no command.
+    ///
+    /// Its hash is that of the history's name, so that the chains of two
+    /// histories differ from the beginning.
+    pub fn genesis(history: [u8; 16]) -> Self {
+        Self {
+            revision: Revision::FIRST,
+            compacted: Revision::ZERO,
+            now: Millis::default(),
+            hash: *blake3::hash(&history).as_bytes(),
+            transitions: 0,
+            feature_level: 0,
+            history,
+            leases: 0,
+            sessions: 0,
+        }
+    }
 }
 
 /// A lease.
@@ -105,6 +126,25 @@ pub trait View {
         revision: Revision,
         visit: &mut dyn FnMut(Key, Record) -> bool,
     ) -> Result<(), Self::Error>;
+
+    /// How many keys of `range` are live now, or were at `revision`. An
+    /// implementation that can count without reading values should.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the state cannot be read.
+    fn count(&self, range: &KeyRange, revision: Option<Revision>) -> Result<u64, Self::Error> {
+        let mut count = 0;
+        let mut visit = |_: Key, _: Record| {
+            count += 1;
+            true
+        };
+        match revision {
+            Some(revision) => self.scan_at(range, revision, &mut visit)?,
+            None => self.scan(range, &mut visit)?,
+        }
+        Ok(count)
+    }
 
     /// A lease.
     ///
