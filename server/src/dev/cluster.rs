@@ -316,25 +316,31 @@ impl LocalCluster {
 
     fn write_config(&self, replica: &LocalReplica, joining: bool) -> Result<(), LocalError> {
         let mut config = self.options.settings.clone();
-        let mut set = |name: &str, value: toml::Value| {
-            config.insert(name.to_owned(), value);
-        };
-        set("node_id", toml::Value::Integer(replica.id.cast_signed()));
-        set("data_dir", replica.data_dir().display().to_string().into());
-        set("client_listen", replica.client.to_string().into());
-        set("peer_listen", replica.peer.to_string().into());
-        set("http_listen", replica.http.to_string().into());
-        if joining {
-            set("join", true.into());
-        }
+        set(&mut config, "", "node_id", replica.id.cast_signed());
+        set(&mut config, "", "data_dir", replica.data_dir().display().to_string());
+        set(&mut config, "client", "listen", replica.client.to_string());
+        set(&mut config, "peer", "listen", replica.peer.to_string());
+        set(&mut config, "http", "listen", replica.http.to_string());
+        set(&mut config, "cluster", "mode", if joining { "join" } else { "form" });
         let voters = self.replicas.iter().filter(|other| other.id <= self.options.replicas);
-        let initial: Vec<toml::Value> = voters
-            .map(|other| format!("{}={},{}", other.id, other.peer, other.client).into())
+        let members: Vec<toml::Value> = voters
+            .map(|other| format!("{}={}/{}", other.id, other.peer, other.client).into())
             .collect();
-        set("initial_cluster", initial.into());
+        set(&mut config, "cluster", "members", members);
         let text = toml::to_string(&config).expect("a table of plain values is valid TOML");
         fs::write(replica.config_file(), text).map_err(context("write node.toml"))
     }
+}
+
+/// Sets `section.name`, or `name` if there is no section.
+fn set(config: &mut toml::Table, section: &str, name: &str, value: impl Into<toml::Value>) {
+    let mut table = config;
+    if !section.is_empty() {
+        let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
+        let Some(section) = entry.as_table_mut() else { return };
+        table = section;
+    }
+    table.insert(name.to_owned(), value.into());
 }
 
 impl Drop for LocalCluster {
