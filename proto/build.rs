@@ -3,7 +3,7 @@
 use prost::Message as _;
 use std::path::PathBuf;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "keelstone/v1/common.proto",
     "keelstone/v1/kv.proto",
     "keelstone/v1/watch.proto",
@@ -14,6 +14,7 @@ const FILES: [&str; 10] = [
     "keelstone/disk/v1/command.proto",
     "keelstone/disk/v1/state.proto",
     "keelstone/disk/v1/backup.proto",
+    "keelstone/disk/v1/entity.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

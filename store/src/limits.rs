@@ -52,3 +52,23 @@ pub const RANGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What each record of a response counts besides its key and value, so that
 /// many small ones are bounded too.
 pub const RANGE_RECORD_OVERHEAD: usize = 64;
+/// Bytes of a type's schema.
+pub const SCHEMA_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of an entity's or a type's name.
+pub const ENTITY_NAME_BYTES_MAX: usize = 256;
+/// Bytes of an entity's external id, org or owner, and of a type's description.
+pub const ENTITY_TEXT_BYTES_MAX: usize = 1024;
+/// Bytes of an org, which is part of a key.
+pub const ENTITY_ORG_BYTES_MAX: usize = 256;
+/// Finalizers of an entity.
+pub const FINALIZERS_MAX: usize = 32;
+/// Bytes of a finalizer's name.
+pub const FINALIZER_BYTES_MAX: usize = 128;
+/// Top-level members of a document whose revisions are kept one by one.
+pub const SECTIONS_MAX: usize = 256;
+/// Bytes of a configuration path.
+pub const CONFIG_PATH_BYTES_MAX: usize = 512;
+/// Segments of a configuration path.
+pub const CONFIG_PATH_SEGMENTS_MAX: usize = 16;
+/// Bytes of a configuration value.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 256 * 1024;

@@ -55,11 +55,7 @@ const WALLS: &[Wall] = &[
         homes: &["server/src/rpc/", "server/src/raft/", "client/", "proto/", "tests/"],
         why: "gRPC stays at the edge",
     },
-    Wall {
-        what: "axum",
-        homes: &["server/src/http/"],
-        why: "HTTP is for health and metrics",
-    },
+    Wall { what: "axum", homes: &["server/src/http/"], why: "HTTP is for health and metrics" },
     Wall {
         what: "keelstone_store",
         homes: &["store/", "server/", "tests/"],
@@ -70,7 +66,11 @@ const WALLS: &[Wall] = &[
         homes: &["server/", "tests/"],
         why: "nothing depends on the server but its tests",
     },
-    Wall { what: "anyhow", homes: &["server/src/cli/", "server/src/main.rs", "tests/", "jepsen/", "client/examples/"], why: "libraries have typed errors" },
+    Wall {
+        what: "anyhow",
+        homes: &["server/src/cli/", "server/src/main.rs", "tests/", "jepsen/", "client/examples/"],
+        why: "libraries have typed errors",
+    },
 ];
 
 #[test]
@@ -146,8 +146,16 @@ fn nothing_is_left_to_do() {
 fn the_pure_parts_do_no_io() {
     let pure = ["store/src/machine/", "store/src/entity/"];
     let banned = [
-        "std::fs", "std::net", "std::thread", "std::io", "SystemTime", "Instant::now", "HashMap",
-        "HashSet", "rand::", "tokio",
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "std::io",
+        "SystemTime",
+        "Instant::now",
+        "HashMap",
+        "HashSet",
+        "rand::",
+        "tokio",
     ];
     let mut seen = 0;
     let mut broken = Vec::new();
@@ -191,10 +199,7 @@ fn is_boundary(line: &str, at: usize) -> bool {
 
 /// The text without comment lines.
 fn code_of(text: &str) -> String {
-    text.lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 /// All Rust sources of the workspace, by path from its root.

@@ -23,6 +23,14 @@ pub struct Envelope {
 }
 
 /// The place of a write in a client session.
+///
+/// Every reply is remembered under it, with one exception: that of a
+/// transaction that failed for good, which is one whose `otherwise` is empty and
+/// that has a failed compare of the form "modified equals r", on a single key,
+/// with r above zero and not above the store's revision. A key's modification
+/// revision never returns to a number that it has left, so the same
+/// transaction fails whenever it is applied again: there is nothing to
+/// remember, and its planner may plan anew under the same write id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteId {
     /// The session.
