@@ -1,5 +1,6 @@
 //! The Keelstone replica: everything that touches the world.
 
+pub mod backup;
 pub mod changes;
 pub mod config;
 pub mod core;

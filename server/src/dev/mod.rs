@@ -2,3 +2,5 @@
 //! processes of this machine. Not for production.
 
 pub mod cluster;
+#[cfg(feature = "dev-s3")]
+pub mod s3;
