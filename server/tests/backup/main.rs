@@ -1,4 +1,10 @@
 //! Backups against a real S3 server over HTTP, and against directories.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on should stop"
+)]
+
 mod bucket;
 mod support;
