@@ -7,7 +7,9 @@
 //! that is lost or unreadable is rebuilt from the log or from a peer.
 
 mod engine;
+pub mod log;
 mod log_id;
+pub mod storage;
 
 pub use engine::{Engine, EngineError, EngineView, Rows, Table, WriteBatch};
 pub use log_id::LogId;

@@ -1,0 +1,295 @@
+//! Segments before and after their use: prepared ahead, removed behind.
+//!
+//! None of this belongs to a round. A real log does it on a thread of its own
+//! ([`Upkeep::run`]), so that neither a large allocation nor a large removal
+//! stalls the writer; a simulated one does it after each round. Only when the
+//! writer needs a segment that is not ready does it wait for the step that is
+//! under way, or make one itself.
+
+use super::index::SegmentPlaces;
+use super::{LogOptions, LogStats};
+use crate::disk::storage::{Storage, StorageFile};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long to wait until a failed preparation or removal is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Zeros written between two looks at whether the writer waits.
+const ZEROS: usize = 1024 * 1024;
+
+/// The file name of a segment. Names sort as sequences do.
+pub(super) fn segment_name(sequence: u64) -> String {
+    format!("{sequence:020}.log")
+}
+
+/// The sequence in a segment's file name.
+pub(super) fn segment_sequence(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".log")?;
+    let sequence = digits.parse().ok()?;
+    (segment_name(sequence) == name && sequence > 0).then_some(sequence)
+}
+
+/// Creates a blank segment. It and its name are durable on return.
+pub(super) fn make(
+    storage: &dyn Storage,
+    sequence: u64,
+    bytes: u64,
+    warm_up: impl FnOnce(&dyn StorageFile) -> io::Result<()>,
+) -> io::Result<Blank> {
+    let name = segment_name(sequence);
+    let file = match storage.create(&name, bytes) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // An earlier attempt failed, or a crash ended it.
+            storage.remove(&name)?;
+            storage.create(&name, bytes)?
+        }
+        created => created?,
+    };
+    if let Err(error) = warm_up(&*file).and_then(|()| file.sync_data()) {
+        storage.remove(&name)?;
+        return Err(error);
+    }
+    storage.sync_dir()?;
+    Ok(Blank { sequence, file, bytes })
+}
+
+/// A segment file without records.
+pub(super) struct Blank {
+    pub(super) sequence: u64,
+    pub(super) file: Arc<dyn StorageFile>,
+    pub(super) bytes: u64,
+}
+
+enum Next {
+    /// Nobody has begun it.
+    Wanted(u64),
+    /// Somebody makes it.
+    Preparing,
+    Ready(Blank),
+}
+
+struct Plan {
+    next: Next,
+    /// The writer waits for what is being prepared: no more zeros.
+    hurry: bool,
+    /// Names to remove, oldest first, and their bytes.
+    dead: Vec<(u64, u64)>,
+    problem: Option<String>,
+    unprepared: u64,
+    stopped: bool,
+}
+
+/// See the module.
+pub(super) struct Upkeep {
+    storage: Arc<dyn Storage>,
+    segment_bytes: u64,
+    zero_ahead: bool,
+    plan: Mutex<Plan>,
+    changed: Condvar,
+}
+
+impl Upkeep {
+    /// Upkeep for a log whose next segment is `next`: prepared, or its sequence.
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        options: &LogOptions,
+        next: Result<Blank, u64>,
+    ) -> Self {
+        let next = next.map_or_else(Next::Wanted, Next::Ready);
+        let plan = Plan {
+            next,
+            hurry: false,
+            dead: Vec::new(),
+            problem: None,
+            unprepared: 0,
+            stopped: false,
+        };
+        Self {
+            storage,
+            segment_bytes: options.segment_bytes,
+            zero_ahead: options.zero_ahead,
+            plan: Mutex::new(plan),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets segments be removed in which nothing is left.
+    pub(super) fn remove(&self, dead: &[SegmentPlaces]) {
+        if dead.is_empty() {
+            return;
+        }
+        let mut plan = self.lock();
+        plan.dead.extend(dead.iter().map(|segment| (segment.sequence, segment.bytes)));
+        self.changed.notify_all();
+    }
+
+    /// The next segment, with room for `needed` bytes. Waits for it if it is
+    /// being prepared, and makes it if it is not.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be made, now that it is needed.
+    pub(super) fn take(&self, needed: u64) -> io::Result<Blank> {
+        let mut plan = self.lock();
+        let mut waited = false;
+        loop {
+            match std::mem::replace(&mut plan.next, Next::Preparing) {
+                Next::Preparing => {
+                    // Bounded by one step of preparation: `hurry` ends it.
+                    plan.hurry = true;
+                    waited = true;
+                    plan = self.changed.wait(plan).unwrap_or_else(PoisonError::into_inner);
+                }
+                Next::Ready(blank) => {
+                    plan.next = Next::Wanted(blank.sequence + 1);
+                    plan.hurry = false;
+                    plan.unprepared += u64::from(waited);
+                    self.changed.notify_all();
+                    drop(plan);
+                    return if blank.bytes >= needed {
+                        Ok(blank)
+                    } else {
+                        self.larger(&blank, needed)
+                    };
+                }
+                Next::Wanted(sequence) => {
+                    plan.unprepared += 1;
+                    plan.hurry = true;
+                    drop(plan);
+                    let made = self.make(sequence, needed.max(self.segment_bytes), false);
+                    plan = self.lock();
+                    plan.hurry = false;
+                    match made {
+                        Ok(blank) => plan.next = Next::Ready(blank),
+                        Err(error) => {
+                            plan.next = Next::Wanted(sequence);
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Replaces a blank segment by a larger one of the same sequence.
+    fn larger(&self, blank: &Blank, needed: u64) -> io::Result<Blank> {
+        self.storage.remove(&segment_name(blank.sequence))?;
+        self.make(blank.sequence, needed, false)
+    }
+
+    fn make(&self, sequence: u64, bytes: u64, zeros: bool) -> io::Result<Blank> {
+        make(
+            &*self.storage,
+            sequence,
+            bytes,
+            |file| {
+                if zeros { self.fill(file, bytes) } else { Ok(()) }
+            },
+        )
+    }
+
+    /// Overwrites a blank segment with zeros, until the writer waits for it. They
+    /// change nothing that can be read; they save the file system the work of
+    /// noting, at each sync, that a block is in use now.
+    fn fill(&self, file: &dyn StorageFile, bytes: u64) -> io::Result<()> {
+        let zeros = vec![0; ZEROS];
+        let mut at = 0;
+        while at < bytes && !self.lock().hurry {
+            let length = ZEROS.min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
+            file.write_at(&zeros[..length], at)?;
+            // Piece by piece, so that no sync of the log waits behind all of it.
+            file.sync_data()?;
+            at += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Prepares and removes what is due. Whether all went well.
+    pub(super) fn step(&self) -> bool {
+        let prepared = self.prepare();
+        let removed = self.remove_dead();
+        let problem = prepared.and(removed).err().map(|error| error.to_string());
+        let well = problem.is_none();
+        self.lock().problem = problem;
+        well
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        let sequence = {
+            let mut plan = self.lock();
+            let Next::Wanted(sequence) = plan.next else { return Ok(()) };
+            plan.next = Next::Preparing;
+            sequence
+        };
+        let made = self.make(sequence, self.segment_bytes, self.zero_ahead);
+        let mut plan = self.lock();
+        let (next, result) = match made {
+            Ok(blank) => (Next::Ready(blank), Ok(())),
+            Err(error) => (Next::Wanted(sequence), Err(error)),
+        };
+        plan.next = next;
+        self.changed.notify_all();
+        result
+    }
+
+    fn remove_dead(&self) -> io::Result<()> {
+        loop {
+            let Some((sequence, _)) = self.lock().dead.first().copied() else { return Ok(()) };
+            match self.storage.remove(&segment_name(sequence)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => self.lock().dead.remove(0),
+            };
+        }
+    }
+
+    /// Does what is due as it becomes due, until [`stop`](Self::stop).
+    pub(super) fn run(&self) {
+        loop {
+            let well = self.step();
+            let plan = self.lock();
+            let idle = |plan: &mut Plan| {
+                let due = matches!(plan.next, Next::Wanted(_)) || !plan.dead.is_empty();
+                !plan.stopped && !due
+            };
+            let plan = if well {
+                self.changed.wait_while(plan, idle).unwrap_or_else(PoisonError::into_inner)
+            } else {
+                let stopped = |plan: &mut Plan| !plan.stopped;
+                self.changed
+                    .wait_timeout_while(plan, RETRY, stopped)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            };
+            if plan.stopped {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        let mut plan = self.lock();
+        plan.stopped = true;
+        plan.hurry = true;
+        self.changed.notify_all();
+    }
+
+    /// Bytes of files that hold no entries.
+    pub(super) fn spare_bytes(&self) -> u64 {
+        let plan = self.lock();
+        let dead: u64 = plan.dead.iter().map(|(_, bytes)| bytes).sum();
+        let next = if let Next::Ready(blank) = &plan.next { blank.bytes } else { 0 };
+        dead + next
+    }
+
+    pub(super) fn report(&self, stats: &mut LogStats) {
+        let plan = self.lock();
+        stats.next_prepared = matches!(plan.next, Next::Ready(_));
+        stats.rotations_unprepared = plan.unprepared;
+        stats.space_problem.clone_from(&plan.problem);
+    }
+}

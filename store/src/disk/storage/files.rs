@@ -1,0 +1,144 @@
+//! Real files in a real directory.
+
+use super::{Storage, StorageFile, check_name};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, fdatasync, flock};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A directory of real files, locked against other processes while it is open.
+///
+/// The directory is readable and writable by its owner only (0700), and so are
+/// its files (0600).
+pub struct FileStorage {
+    path: PathBuf,
+    /// Open for `fsync`, and it holds the lock.
+    dir: File,
+}
+
+impl FileStorage {
+    /// Opens `path`, which is created if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory cannot be created or opened, or if another
+    /// process has it open ([`io::ErrorKind::WouldBlock`]).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        if !path.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                File::open(parent)?.sync_all()?;
+            }
+        }
+        std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
+        let dir = File::open(path)?;
+        flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { path: path.to_owned(), dir })
+    }
+
+    fn file(&self, name: &str) -> io::Result<PathBuf> {
+        check_name(name)?;
+        Ok(self.path.join(name))
+    }
+}
+
+impl Storage for FileStorage {
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn StorageFile>> {
+        let path = self.file(name)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        if let Err(error) = allocate(&file, bytes) {
+            // Half a file is worth nothing, and removing it gives its space back.
+            drop(file);
+            std::fs::remove_file(&path)?;
+            return Err(error);
+        }
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(self.file(name)?)?;
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.file(name)?)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.file(from)?, self.file(to)?)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.dir.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let fs = rustix::fs::fstatvfs(&self.dir)?;
+        Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
+    }
+}
+
+/// Allocates space; by writing zeros where the file system cannot do better.
+fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::OPNOTSUPP) => {
+            let zeros = vec![0; 1 << 16];
+            let mut at = 0;
+            while at < bytes {
+                let piece = zeros.len().min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
+                file.write_all_at(&zeros[..piece], at)?;
+                at += piece as u64;
+            }
+            Ok(())
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+struct RealFile {
+    file: File,
+}
+
+impl StorageFile for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        // No retry, not even on EINTR: a second call can lie about the first.
+        Ok(fdatasync(&self.file)?)
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(fadvise(&self.file, 0, None, Advice::DontNeed)?)
+    }
+}
