@@ -5,5 +5,4 @@ pub mod changes;
 pub mod config;
 pub mod core;
 pub mod dev;
-pub mod samples;
 pub mod tls;

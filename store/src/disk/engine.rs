@@ -29,6 +29,19 @@ impl Table {
     pub const ALL: [Self; 6] =
         [Self::Meta, Self::Latest, Self::Past, Self::Changes, Self::Leases, Self::Sessions];
 
+    /// A stable number: part of each row's checksum, and of its key in engines
+    /// that keep all tables in one.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Meta => 0,
+            Self::Latest => 1,
+            Self::Past => 2,
+            Self::Changes => 3,
+            Self::Leases => 4,
+            Self::Sessions => 5,
+        }
+    }
+
     /// A stable name, for engines that keep tables by name.
     pub fn name(self) -> &'static str {
         match self {
@@ -50,7 +63,8 @@ pub struct WriteBatch {
 }
 
 impl WriteBatch {
-    /// Puts a row.
+    /// Puts a row. A value with [`ROW_SPARE_BYTES`] of unused capacity that
+    /// nothing else refers to is stored without a copy.
     pub fn put(&mut self, table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) {
         self.rows.push((table, key.into(), Some(value.into())));
     }
@@ -66,7 +80,11 @@ impl WriteBatch {
     }
 }
 
-/// Why an engine failed. Every one of these stops the node.
+/// Room that a row's value should have behind its end for its checksum.
+pub const ROW_SPARE_BYTES: usize = 4;
+
+/// Why an engine failed. All but [`ViewExpired`](EngineError::ViewExpired)
+/// stop the node.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The operating system refused.
@@ -84,6 +102,11 @@ pub enum EngineError {
     /// The engine's own error.
     #[error("the state engine failed: {0}")]
     Engine(String),
+    /// The view is so old that its engine no longer keeps what it shows. Only
+    /// engines without snapshots of their own say so; the reader takes a new
+    /// view and begins again.
+    #[error("the view is too old to be read; take a new one")]
+    ViewExpired,
 }
 
 /// An iterator over rows in key order.
@@ -110,8 +133,9 @@ pub trait EngineView: Send + Sync {
 /// * It is visible to views taken after it returned, and not durable.
 /// * [`checkpoint`](Engine::checkpoint) makes all that was committed before it
 ///   durable, against a power cut too.
-/// * Rows come back as they were written or not at all: implementations keep a
-///   checksum with each row.
+/// * Rows come back as they were written or not at all: each carries a checksum,
+///   see [`Checked`](super::Checked).
+/// * Row keys are not empty and not a single zero byte, which `Checked` uses.
 pub trait Engine: Send + Sync {
     /// A consistent state that contains every batch committed so far.
     ///

@@ -6,10 +6,18 @@
 //! effects. A state that is behind is brought up to date from the log; a state
 //! that is lost or unreadable is rebuilt from the log or from a peer.
 
+mod checked;
 mod engine;
+#[cfg(feature = "fjall")]
+mod fjall;
+mod kind;
 pub mod log;
 mod log_id;
+mod memory;
 pub mod storage;
 
-pub use engine::{Engine, EngineError, EngineView, Rows, Table, WriteBatch};
+pub use checked::Checked;
+pub use engine::{Engine, EngineError, EngineView, ROW_SPARE_BYTES, Rows, Table, WriteBatch};
+pub use kind::{EngineKind, EngineOptions, UnknownEngine, open_engine};
 pub use log_id::LogId;
+pub use memory::{MemoryDisk, MemoryEngine};
