@@ -5,4 +5,5 @@ pub mod changes;
 pub mod config;
 pub mod core;
 pub mod dev;
+pub mod metrics;
 pub mod tls;
