@@ -47,7 +47,8 @@ fn answer<V: View>(overlay: &mut Overlay<'_, V>, envelope: &Envelope) -> Result<
     match Halt::part(admit(overlay, id))? {
         Ok(Admission::Fresh) => {
             let reply = execute(overlay, &envelope.command)?;
-            settle(overlay, id, Some(&reply))?;
+            let for_good = failed_for_good(overlay, &envelope.command, &reply)?;
+            settle(overlay, id, (!for_good).then_some(&reply))?;
             Ok(reply)
         }
         Ok(Admission::Repeated(reply)) => {
@@ -55,6 +56,20 @@ fn answer<V: View>(overlay: &mut Overlay<'_, V>, envelope: &Envelope) -> Result<
             Ok(reply)
         }
         Err(rejection) => Ok(refusal(overlay, rejection)),
+    }
+}
+
+/// Whether the reply need not be remembered; see [`WriteId`].
+fn failed_for_good<V: View>(
+    overlay: &mut Overlay<'_, V>,
+    command: &Command,
+    reply: &Reply,
+) -> Result<bool, V::Error> {
+    match (command, &reply.outcome) {
+        (Command::Txn(txn), Outcome::Txn(answer)) if !answer.succeeded => {
+            Ok(Halt::part(txn::fails_for_good(overlay, txn))?.unwrap_or(false))
+        }
+        _ => Ok(false),
     }
 }
 

@@ -4,7 +4,8 @@
 //! [`SESSION_REPLIES_MAX`] sequences, less those that the client acknowledged.
 //! A write whose sequence is remembered is answered, not applied; one below the
 //! window is refused, because nobody knows any more; every other one is applied
-//! and remembered, a refusal like a success. Sequences may come out of order and
+//! and remembered, a refusal like a success, but for a transaction that failed for
+//! good (see [`WriteId`]). Sequences may come out of order and
 //! leave gaps. Each write that is admitted gives the session its full time again.
 
 use super::halt::Halt;

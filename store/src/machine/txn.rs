@@ -93,6 +93,29 @@ fn compare_holds<V: View>(
     Ok(if absent { compare.holds_for(None) } else { holds })
 }
 
+/// Whether a transaction that has just failed, and so has changed nothing,
+/// fails whenever it is applied again.
+pub(super) fn fails_for_good<V: View>(
+    overlay: &mut Overlay<'_, V>,
+    txn: &Txn,
+) -> Result<bool, Halt<V::Error>> {
+    if !txn.otherwise.is_empty() {
+        return Ok(false);
+    }
+    let newest = overlay.head.revision;
+    for compare in &txn.compares {
+        let Target::Modified(revision) = compare.target else { continue };
+        let left = compare.range.end == RangeEnd::Single
+            && compare.relation == Relation::Equal
+            && revision > Revision::ZERO
+            && revision <= newest;
+        if left && !compare_holds(overlay, compare)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 impl Compare {
     /// Whether the condition holds for a key's record, or for an absent key.
     fn holds_for(&self, record: Option<&Record>) -> bool {
