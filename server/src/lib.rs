@@ -6,4 +6,5 @@ pub mod config;
 pub mod core;
 pub mod dev;
 pub mod metrics;
+pub mod samples;
 pub mod tls;
