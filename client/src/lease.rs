@@ -123,6 +123,20 @@ impl Leases {
         KeepAlive::start(self.client.clone(), lease)
     }
 
+    /// Renews a lease that was granted before, perhaps by somebody else; `None`
+    /// if there is no such lease.
+    ///
+    /// # Errors
+    ///
+    /// As every read.
+    pub async fn adopt(&self, id: LeaseId) -> Result<Option<KeepAlive>, Error> {
+        let found = self.time_to_live(id, false).await?;
+        Ok(found.map(|lease| {
+            let at = Position::default();
+            self.keep_alive(Lease { id, ttl: lease.granted, at })
+        }))
+    }
+
     /// Grants a lease and keeps it alive.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod changes;
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod dev;

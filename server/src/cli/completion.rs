@@ -5,7 +5,7 @@ use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
 /// Print completions for a shell, for example into
-/// /etc/bash_completion.d/keelstone.
+/// `/etc/bash_completion.d/keelstone`.
 #[derive(Debug, Args)]
 pub(super) struct Completion {
     /// The shell.

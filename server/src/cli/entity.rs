@@ -257,7 +257,9 @@ async fn history(client: &Client, output: Format, id: &str, limit: u32) -> Resul
             entity.document.len().to_string(),
             when(entity),
         ],
-        None => vec![version.revision.to_string(), "deleted".to_owned(), String::new(), String::new()],
+        None => {
+            vec![version.revision.to_string(), "deleted".to_owned(), String::new(), String::new()]
+        }
     });
     let json: Vec<_> = history
         .versions

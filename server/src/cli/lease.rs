@@ -59,8 +59,11 @@ impl Leases {
                 let Some(lease) = leases.time_to_live(id, true).await? else {
                     return Err(not_found(id));
                 };
-                let keys: Vec<_> =
-                    lease.keys.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
+                let keys: Vec<_> = lease
+                    .keys
+                    .iter()
+                    .map(|key| String::from_utf8_lossy(key).into_owned())
+                    .collect();
                 let fields = [
                     ("granted", humantime::format_duration(lease.granted).to_string()),
                     ("remaining", humantime::format_duration(lease.remaining).to_string()),
@@ -90,9 +93,8 @@ impl Leases {
 
 async fn keep_alive(client: &Client, output: Format, id: LeaseId) -> Result<()> {
     let leases = client.leases();
-    let Some(lease) = leases.time_to_live(id, false).await? else { return Err(not_found(id)) };
-    let kept = leases.keep_alive_id(id, lease.granted);
-    let mut reports = tokio::time::interval(lease.granted / 3);
+    let Some(kept) = leases.adopt(id).await? else { return Err(not_found(id)) };
+    let mut reports = tokio::time::interval(kept.ttl() / 3);
     loop {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => return Ok(()),

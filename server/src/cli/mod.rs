@@ -9,15 +9,24 @@
 
 mod cert;
 mod completion;
+mod config;
 mod connect;
+mod entity;
 mod exit;
+mod input;
+mod kv;
+mod lease;
+mod member;
 mod output;
-mod serve;
+mod types;
+mod watch;
 
 pub use exit::Exit;
 
 use clap::{Parser, Subcommand};
 use connect::Connection;
+use keelstone_client::Client;
+use output::Format;
 use std::process::ExitCode;
 
 /// A replicated store for Runtime Defined Entities and configuration.
@@ -33,11 +42,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a replica.
-    Serve(serve::Serve),
-    /// Make a development authority and certificates for TLS.
+    #[command(name = "type")]
+    Type(types::Types),
+    Entity(entity::Entities),
+    Config(config::Config),
+    Kv(kv::Kv),
+    Watch(watch::Watch),
+    Lease(lease::Leases),
+    Member(member::Members),
+    Status(member::Status),
     Cert(cert::Cert),
-    /// Print completions for a shell.
     Completion(completion::Completion),
 }
 
@@ -61,9 +75,29 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
+    let output = cli.connection.output;
+    let connection = cli.connection;
     match cli.command {
-        Command::Serve(command) => command.run().await,
-        Command::Cert(command) => command.run(cli.connection.output),
+        Command::Cert(command) => command.run(output),
         Command::Completion(command) => command.run::<Cli>(),
+        command => ask(command, &connection.client().await?, output).await,
     }
+}
+
+/// The commands that are clients of a cluster.
+async fn ask(command: Command, client: &Client, output: Format) -> anyhow::Result<()> {
+    let result = match command {
+        Command::Type(command) => command.run(client, output).await,
+        Command::Entity(command) => command.run(client, output).await,
+        Command::Config(command) => command.run(client, output).await,
+        Command::Kv(command) => command.run(client, output).await,
+        Command::Watch(command) => command.run(client, output).await,
+        Command::Lease(command) => command.run(client, output).await,
+        Command::Member(command) => command.run(client, output).await,
+        Command::Status(command) => command.run(client, output).await,
+        Command::Cert(_) | Command::Completion(_) => Ok(()),
+    };
+    // The session would be forgotten by itself; closing it is a courtesy.
+    client.close().await.ok();
+    result
 }

@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde_json::Value;
-use std::io::{IsTerminal as _, Write as _};
+use std::fmt::Write as _;
+use std::io::Write as _;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -31,16 +32,16 @@ pub(crate) fn note(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").ok();
 }
 
-/// Whether notes go to a person.
-pub(crate) fn is_interactive() -> bool {
-    std::io::stderr().is_terminal()
-}
-
 impl Format {
     /// Prints rows under headings, or `json`.
-    pub(crate) fn rows(self, headings: &[&str], rows: Vec<Vec<String>>, json: &Value) -> Result<()> {
+    pub(crate) fn rows(
+        self,
+        headings: &[&str],
+        rows: Vec<Vec<String>>,
+        json: &Value,
+    ) -> Result<()> {
         match self {
-            Self::Json => self.json(json),
+            Self::Json => Self::json(json),
             Self::Table => line(&table(headings, rows)),
         }
     }
@@ -48,7 +49,7 @@ impl Format {
     /// Prints a sentence, or `json`.
     pub(crate) fn sentence(self, text: &str, json: &Value) -> Result<()> {
         match self {
-            Self::Json => self.json(json),
+            Self::Json => Self::json(json),
             Self::Table => line(text),
         }
     }
@@ -56,7 +57,7 @@ impl Format {
     /// Prints one object as two columns, or `json`.
     pub(crate) fn fields(self, fields: &[(&str, String)], json: &Value) -> Result<()> {
         match self {
-            Self::Json => self.json(json),
+            Self::Json => Self::json(json),
             Self::Table => {
                 let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
                 for (name, value) in fields {
@@ -67,15 +68,15 @@ impl Format {
         }
     }
 
-    /// Prints a JSON value on one line, whatever the format.
-    fn json(self, value: &Value) -> Result<()> {
+    /// Prints a JSON value on one line.
+    fn json(value: &Value) -> Result<()> {
         line(&serde_json::to_string(value).context("encode the result as JSON")?)
     }
 }
 
 fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(headings.iter().map(|heading| heading.to_uppercase()));
     for row in rows {
         table.add_row(row);
@@ -101,7 +102,10 @@ pub(crate) fn bytes(count: u64) -> String {
 
 /// A hash or an id as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
 }
 
 /// A time of the log as RFC 3339 in UTC, to the second.

@@ -114,9 +114,8 @@ fn row(record: &TypeRecord) -> Vec<String> {
 }
 
 fn json_of(record: &TypeRecord) -> Value {
-    let schema: Value = serde_json::from_slice(&record.schema)
-        .context("parse the schema")
-        .unwrap_or(Value::Null);
+    let schema: Value =
+        serde_json::from_slice(&record.schema).context("parse the schema").unwrap_or(Value::Null);
     json!({
         "id": record.id,
         "vendor": record.vendor,
