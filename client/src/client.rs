@@ -20,7 +20,7 @@ use std::time::Duration;
 /// use keelstone_client::Client;
 ///
 /// let client = Client::builder()
-///     .endpoints(["10.0.0.1:7400", "10.0.0.2:7400", "10.0.0.3:7400"])
+///     .endpoints(["10.0.0.1:7701", "10.0.0.2:7701", "10.0.0.3:7701"])
 ///     .connect()
 ///     .await?;
 /// client.kv().put("greeting", "hello").send().await?;

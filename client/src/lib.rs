@@ -19,7 +19,7 @@
 //!     const TYPE_ID: &'static str = "urn:vcloud:type:vmware:capvcdCluster:1.2.0";
 //! }
 //!
-//! let client = Client::builder().endpoints(["10.0.0.1:7400", "10.0.0.2:7400"]).connect().await?;
+//! let client = Client::builder().endpoints(["10.0.0.1:7701", "10.0.0.2:7701"]).connect().await?;
 //! let clusters = client.entities::<Cluster>();
 //! let new = Cluster { phase: "provisioning".into() };
 //! let entity = clusters.create(NewEntity::named("prod-1"), &new).await?;
