@@ -130,22 +130,32 @@ fn sort_out(storage: &dyn Storage, options: &LogOptions) -> Result<Files, OpenEr
     }
     used.reverse();
     strays.reverse();
-    let newest = used.last().map_or(0, |segment| segment.sequence);
-    let mut spare = None;
-    for segment in blank {
-        if segment.sequence != newest + 1 {
-            return Err(Damage {
-                segment: segment_name(segment.sequence - 1),
-                offset: 0,
-                expected: "a segment, since a later one was prepared".to_owned(),
-                found: "no file".to_owned(),
-            }
-            .into());
-        }
-        // One that is not whole was being prepared, and will be again.
-        spare = (segment.bytes >= options.segment_bytes).then_some(segment);
-    }
+    let spare = first_spare(&used, blank, options)?;
     Ok(Files { used, spare, strays })
+}
+
+/// Of the blank segments, newest first, the one that follows those in use, if it
+/// is whole. Others were being prepared, and will be again.
+fn first_spare(
+    used: &[Blank],
+    mut blank: Vec<Blank>,
+    options: &LogOptions,
+) -> Result<Option<Blank>, OpenError> {
+    blank.reverse();
+    let first = used.last().map_or(1, |segment| segment.sequence + 1);
+    if let Some((expected, _)) =
+        (first..).zip(&blank).find(|(expected, segment)| segment.sequence != *expected)
+    {
+        return Err(Damage {
+            segment: segment_name(expected),
+            offset: 0,
+            expected: "a segment, since a later one was prepared".to_owned(),
+            found: "no file".to_owned(),
+        }
+        .into());
+    }
+    let spare = blank.into_iter().next();
+    Ok(spare.filter(|segment| segment.bytes >= options.segment_bytes))
 }
 
 fn open_segment(storage: &dyn Storage, sequence: u64) -> Result<Blank, OpenError> {

@@ -177,7 +177,7 @@ impl Upkeep {
     }
 
     /// Replaces a blank segment by a larger one of the same sequence.
-    fn larger(&self, blank: &Blank, needed: u64) -> io::Result<Blank> {
+    pub(super) fn larger(&self, blank: &Blank, needed: u64) -> io::Result<Blank> {
         self.storage.remove(&segment_name(blank.sequence))?;
         self.make(blank.sequence, needed, false)
     }

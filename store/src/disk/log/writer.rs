@@ -178,10 +178,14 @@ impl LogWriter {
         if self.active.room() >= needed {
             return Ok(());
         }
-        let segment = self
-            .upkeep
-            .take((HEADER_BYTES + needed) as u64)
-            .map_err(|error| LogError::failed("allocating a segment", &error))?;
+        let bytes = (HEADER_BYTES + needed) as u64;
+        let segment = if self.active.position == 0 {
+            // Segments in use follow each other, so a blank one cannot be left behind.
+            self.upkeep.larger(&self.active.segment, bytes)
+        } else {
+            self.upkeep.take(bytes)
+        };
+        let segment = segment.map_err(|error| LogError::failed("allocating a segment", &error))?;
         self.active.segment = segment;
         self.active.position = 0;
         Ok(())
@@ -284,6 +288,7 @@ impl LogWriter {
 
 impl Drop for LogWriter {
     fn drop(&mut self) {
+        self.upkeep.stop();
         if !self.closed {
             self.closed = true;
             let pass =

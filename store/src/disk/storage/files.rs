@@ -26,12 +26,7 @@ impl FileStorage {
     /// Fails if the directory cannot be created or opened, or if another
     /// process has it open ([`io::ErrorKind::WouldBlock`]).
     pub fn open(path: &Path) -> io::Result<Self> {
-        if !path.is_dir() {
-            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                File::open(parent)?.sync_all()?;
-            }
-        }
+        create_dir(path)?;
         std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
         let dir = File::open(path)?;
         flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
@@ -42,6 +37,19 @@ impl FileStorage {
         check_name(name)?;
         Ok(self.path.join(name))
     }
+}
+
+/// Creates a directory and those above it, each durable in its parent.
+fn create_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_dir(parent)?;
+    }
+    DirBuilder::new().mode(0o700).create(path)?;
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 impl Storage for FileStorage {

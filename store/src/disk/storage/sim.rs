@@ -58,12 +58,17 @@ struct Disk {
     syncs: u64,
 }
 
+#[derive(Clone)]
 enum NameChange {
     Set(String, u64),
     Remove(String),
+    Rename(String, String),
 }
 
+#[derive(Clone)]
 struct Contents {
+    /// Says whether a handle is open.
+    handle: Arc<()>,
     /// As programs see it.
     cached: Vec<u8>,
     /// As it is on the disk.
@@ -132,6 +137,12 @@ impl SimDisk {
         self.lock().crash();
     }
 
+    /// Whether a [`Fault::PowerCut`] has happened and [`crash`](Self::crash) has
+    /// not been called since.
+    pub fn is_off(&self) -> bool {
+        self.lock().off
+    }
+
     /// Flips one bit of a file, on the disk and in the cache.
     ///
     /// # Errors
@@ -178,39 +189,30 @@ impl SimDisk {
         let copy = Self::new(seed, disk.capacity);
         {
             let mut into = copy.lock();
-            into.files = disk.files.iter().map(|(id, file)| (*id, file.clone())).collect();
+            into.files.clone_from(&disk.files);
             into.next_file = disk.next_file;
             into.names.clone_from(&disk.names);
             into.durable_names.clone_from(&disk.durable_names);
-            into.unsynced_names = disk.unsynced_names.iter().map(NameChange::copy).collect();
+            into.unsynced_names.clone_from(&disk.unsynced_names);
         }
         copy
     }
 }
 
 impl NameChange {
-    fn copy(&self) -> Self {
-        match self {
-            Self::Set(name, file) => Self::Set(name.clone(), *file),
-            Self::Remove(name) => Self::Remove(name.clone()),
-        }
-    }
-
     fn apply(&self, names: &mut BTreeMap<String, u64>) {
         match self {
-            Self::Set(name, file) => names.insert(name.clone(), *file),
-            Self::Remove(name) => names.remove(name),
-        };
-    }
-}
-
-impl Clone for Contents {
-    fn clone(&self) -> Self {
-        Self {
-            cached: self.cached.clone(),
-            durable: self.durable.clone(),
-            unsynced: self.unsynced.clone(),
-            synced_once: self.synced_once,
+            Self::Set(name, file) => {
+                names.insert(name.clone(), *file);
+            }
+            Self::Remove(name) => {
+                names.remove(name);
+            }
+            Self::Rename(from, to) => {
+                if let Some(file) = names.remove(from) {
+                    names.insert(to.clone(), file);
+                }
+            }
         }
     }
 }
@@ -264,6 +266,25 @@ impl Disk {
 
     fn allocated(&self) -> u64 {
         self.names.values().filter_map(|id| self.files.get(id)).map(|f| f.cached.len() as u64).sum()
+    }
+
+    /// Frees files that have neither a name nor a handle.
+    fn forget_unreachable(&mut self) {
+        let names = &self.names;
+        self.files.retain(|id, file| {
+            names.values().any(|named| named == id) || Arc::strong_count(&file.handle) > 1
+        });
+    }
+
+    fn handle(&self, id: u64, disk: &SimDisk) -> io::Result<Arc<dyn StorageFile>> {
+        let file = self.files.get(&id).ok_or(io::ErrorKind::NotFound)?;
+        let handle = Arc::clone(&file.handle);
+        Ok(Arc::new(SimFile {
+            disk: disk.clone(),
+            id,
+            generation: self.generation,
+            _handle: handle,
+        }))
     }
 
     fn write(&mut self, id: u64, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -401,6 +422,7 @@ impl Storage for SimDisk {
         let id = disk.next_file;
         disk.next_file += 1;
         let contents = Contents {
+            handle: Arc::default(),
             cached: vec![0; length],
             durable: Vec::new(),
             unsynced: BTreeMap::new(),
@@ -408,14 +430,14 @@ impl Storage for SimDisk {
         };
         disk.files.insert(id, contents);
         disk.change_name(NameChange::Set(name.to_owned(), id));
-        Ok(Arc::new(SimFile { disk: self.clone(), id, generation: disk.generation }))
+        disk.handle(id, self)
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
         let disk = self.lock();
         disk.power()?;
         let id = *disk.names.get(name).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(SimFile { disk: self.clone(), id, generation: disk.generation }))
+        disk.handle(id, self)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -432,9 +454,8 @@ impl Storage for SimDisk {
         check_name(to)?;
         let mut disk = self.lock();
         disk.plain_operation()?;
-        let id = *disk.names.get(from).ok_or(io::ErrorKind::NotFound)?;
-        disk.change_name(NameChange::Remove(from.to_owned()));
-        disk.change_name(NameChange::Set(to.to_owned(), id));
+        disk.file_of(from)?;
+        disk.change_name(NameChange::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }
 
@@ -449,6 +470,7 @@ impl Storage for SimDisk {
         disk.plain_operation()?;
         disk.unsynced_names.clear();
         disk.durable_names = disk.names.clone();
+        disk.forget_unreachable();
         Ok(())
     }
 
@@ -463,6 +485,7 @@ struct SimFile {
     disk: SimDisk,
     id: u64,
     generation: u64,
+    _handle: Arc<()>,
 }
 
 impl SimFile {

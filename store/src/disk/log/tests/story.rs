@@ -1,0 +1,127 @@
+//! Random stories: calls, rounds, clean and unclean ends, over many seeds.
+
+use super::super::{LogError, Vote};
+use super::support::{Random, Subject, fresh_seed, id, options};
+use crate::disk::storage::{Fault, SimDisk};
+
+/// One random call or round.
+fn step(subject: &mut Subject, random: &mut Random, term: &mut u64) -> Result<(), LogError> {
+    let now = subject.now();
+    let first = now.purged.map_or(0, |purged| purged.index + 1);
+    let next = now.last.map_or(0, |last| last.index + 1);
+    let pick = |random: &mut Random| {
+        let entries = &subject.states.last()?.entries;
+        let at = usize::try_from(random.below(entries.len().max(1) as u64)).ok()?;
+        entries.get(at).map(|entry| entry.id)
+    };
+    match random.below(20) {
+        0..=8 => {
+            let count = random.below(6);
+            let lengths: Vec<usize> = (0..count).map(|_| length(random)).collect();
+            subject.append(*term, &lengths)
+        }
+        9 | 10 => {
+            *term += 1;
+            subject.vote(Vote { term: *term, node: random.below(3), committed: false })
+        }
+        11 | 12 if next > first => {
+            let kept = if random.below(6) == 0 { now.purged } else { pick(random) };
+            let committed = subject.log.recovered().committed;
+            // Raft never takes back what is committed.
+            if committed.map(|id| id.index) > kept.map(|id| id.index) {
+                return Ok(());
+            }
+            *term += 1;
+            subject.truncate(kept)
+        }
+        13 => match pick(random) {
+            Some(upto) => subject.purge(upto),
+            None => Ok(()),
+        },
+        // A snapshot was installed.
+        14 if random.below(4) == 0 => subject.purge(id(*term, next + random.below(10))),
+        15 => match subject.now().last {
+            Some(last) => subject.commit(last),
+            None => Ok(()),
+        },
+        _ => subject.round().map(|_| ()),
+    }
+}
+
+fn length(random: &mut Random) -> usize {
+    let bound = match random.below(40) {
+        0 => 40_000,
+        1..=4 => 5_000,
+        5..=20 => 600,
+        _ => 40,
+    };
+    usize::try_from(random.below(bound)).unwrap()
+}
+
+/// A story of several lives of a log.
+fn story(seed: u64) {
+    let mut random = Random(seed);
+    let disk = SimDisk::new(random.next(), 1 << 24);
+    let mut subject = Subject::new(disk.clone(), options()).unwrap();
+    let mut term = 1;
+    for _life in 0..6 {
+        if random.below(3) > 0 {
+            let soon = disk.operations() + 1 + random.below(60);
+            let fault = if random.below(3) == 0 { Fault::Eio } else { Fault::PowerCut };
+            disk.fault_at(soon, fault);
+        }
+        let mut failed = false;
+        for _ in 0..random.below(60) {
+            // The power may fail where it hurts nobody yet: while a segment is prepared.
+            if step(&mut subject, &mut random, &mut term).is_err() || disk.is_off() {
+                failed = true;
+                break;
+            }
+            subject.check_now();
+        }
+        disk.clear_faults();
+        if !failed && random.below(3) == 0 {
+            subject.log.close();
+            while subject.round().unwrap() {}
+            let complete = subject.states.len() - 1;
+            subject = subject.reopen_from(disk.clone(), complete);
+            continue;
+        }
+        if random.below(2) == 0 {
+            // The process ends, the machine does not.
+            let reopened = subject.reopen_on(revived(&disk));
+            // What a process has found must stay, whatever happens then.
+            let found = reopened.states.len() - 1;
+            disk.crash();
+            subject = reopened.reopen_from(disk.clone(), found);
+        } else {
+            subject = subject.power_cut();
+        }
+        term = term.max(subject.now().last.map_or(1, |last| last.term)) + 1;
+    }
+}
+
+/// The same disk, if it has power.
+fn revived(disk: &SimDisk) -> SimDisk {
+    if disk.is_off() {
+        disk.crash();
+    }
+    disk.clone()
+}
+
+#[test]
+fn no_story_loses_or_invents_anything() {
+    let first = fresh_seed();
+    for seed in (0..400).map(|n| first.wrapping_add(n)) {
+        println!("KEELSTONE_SEED={seed}");
+        story(seed);
+    }
+}
+
+#[test]
+fn fixed_stories() {
+    for seed in 0..200 {
+        println!("KEELSTONE_SEED={seed}");
+        story(seed);
+    }
+}
