@@ -11,11 +11,13 @@ mod cert;
 mod completion;
 mod config;
 mod connect;
+mod dev;
 mod entity;
 mod exit;
 mod input;
 mod kv;
 mod lease;
+mod local;
 mod member;
 mod output;
 mod types;
@@ -42,6 +44,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Dev(dev::Dev),
     #[command(name = "type")]
     Type(types::Types),
     Entity(entity::Entities),
@@ -78,6 +81,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let output = cli.connection.output;
     let connection = cli.connection;
     match cli.command {
+        Command::Dev(command) => command.run().await,
         Command::Cert(command) => command.run(output),
         Command::Completion(command) => command.run::<Cli>(),
         command => ask(command, &connection.client().await?, output).await,
@@ -95,7 +99,7 @@ async fn ask(command: Command, client: &Client, output: Format) -> anyhow::Resul
         Command::Lease(command) => command.run(client, output).await,
         Command::Member(command) => command.run(client, output).await,
         Command::Status(command) => command.run(client, output).await,
-        Command::Cert(_) | Command::Completion(_) => Ok(()),
+        Command::Dev(_) | Command::Cert(_) | Command::Completion(_) => Ok(()),
     };
     // The session would be forgotten by itself; closing it is a courtesy.
     client.close().await.ok();

@@ -357,14 +357,22 @@ impl Drop for LocalCluster {
 fn new_replica(id: u64, dir: &Path) -> Result<LocalReplica, LocalError> {
     let dir = dir.join(format!("node-{id}"));
     fs::create_dir_all(&dir).map_err(context("make a replica's directory"))?;
-    Ok(LocalReplica {
-        id,
-        client: free_port()?,
-        peer: free_port()?,
-        http: free_port()?,
-        dir,
-        child: None,
-    })
+    // The members know each other by address: a replica that is there already
+    // keeps its own.
+    let before: toml::Table = fs::read_to_string(dir.join("node.toml"))
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_default();
+    let address = |section: &str| match listens_on(&before, section) {
+        Some(address) => Ok(address),
+        None => free_port(),
+    };
+    let (client, peer, http) = (address("client")?, address("peer")?, address("http")?);
+    Ok(LocalReplica { id, client, peer, http, dir, child: None })
+}
+
+fn listens_on(config: &toml::Table, section: &str) -> Option<SocketAddr> {
+    config.get(section)?.get("listen")?.as_str()?.parse().ok()
 }
 
 /// A port that was free a moment ago.
