@@ -7,7 +7,7 @@ use keelstone_store::machine::{
     RangeReply, Record, Rejection, Relation, Remembered, Reply, Session, Target, Txn, TxnReply,
     check,
 };
-use keelstone_store::{Key, LeaseId, Millis, Revision, SessionId};
+use keelstone_store::{Key, LeaseId, Millis, RangeEnd, Revision, SessionId};
 use std::collections::BTreeMap;
 
 pub type Keys = BTreeMap<Key, Record>;
@@ -77,13 +77,16 @@ impl Model {
             }
             None => self.command(&envelope.command),
         };
+        let kept = known.is_some() || !self.fails_for_good(&envelope.command, &reply);
         let Some(session) = self.sessions.get_mut(&id.session) else { return reply };
         session.expires = self.now.plus(session.ttl_ms);
-        session.newest = session.newest.max(sequence);
+        if kept {
+            session.newest = session.newest.max(sequence);
+        }
         let floor = id.acked_below.max(session.newest.saturating_sub(255));
         session.forgotten_below = session.forgotten_below.max(floor);
         let floor = session.forgotten_below;
-        if known.is_none() {
+        if known.is_none() && kept {
             let large = size(&reply.outcome) > 4096;
             let what = if large {
                 Remembered::AppliedAt(reply.revision)
@@ -94,6 +97,23 @@ impl Model {
         }
         self.replies.retain(|(of, sequence), _| *of != id.session || *sequence >= floor);
         reply
+    }
+
+    /// Whether a transaction can never succeed: one of its compares names a
+    /// revision that its key has left.
+    fn fails_for_good(&self, command: &Command, reply: &Reply) -> bool {
+        let Command::Txn(txn) = command else { return false };
+        let failed = matches!(&reply.outcome, Outcome::Txn(answer) if !answer.succeeded);
+        failed
+            && txn.otherwise.is_empty()
+            && txn.compares.iter().any(|compare| {
+                let Target::Modified(asked) = compare.target else { return false };
+                let single = compare.range.end == RangeEnd::Single;
+                let past = Revision::ZERO < asked && asked <= self.revision();
+                let key = Key(compare.range.start.clone());
+                let at = self.live().get(&key).map_or(Revision::ZERO, |record| record.modified);
+                single && past && compare.relation == Relation::Equal && at != asked
+            })
     }
 
     fn rejected(&self, rejection: Rejection) -> Reply {
