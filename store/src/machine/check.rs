@@ -74,7 +74,7 @@ pub mod text {
     pub(in crate::machine) const VALUE: &str = "value bytes";
     pub(in crate::machine) const COMMAND: &str = "command bytes";
     pub(in crate::machine) const OPERATIONS: &str = "compares and operations";
-    pub(in crate::machine) const NESTING: &str = "nested transactions";
+    pub(in crate::machine) const NESTING: &str = "levels of nested transactions";
     pub(in crate::machine) const LEASE: &str = "lease id";
     pub(in crate::machine) const LEASE_TTL: &str = "lease ttl in milliseconds";
     pub(in crate::machine) const LEASES: &str = "leases";

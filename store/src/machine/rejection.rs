@@ -15,13 +15,13 @@ pub enum Rejection {
     #[error("the key does not exist, so there is no value or lease to keep")]
     KeyNotFound,
     /// The lease does not exist, or no longer.
-    #[error("lease {0:?} does not exist")]
+    #[error("lease {} does not exist", .0.0)]
     LeaseNotFound(LeaseId),
     /// The id is in use.
-    #[error("lease {0:?} already exists")]
+    #[error("lease {} already exists", .0.0)]
     LeaseExists(LeaseId),
     /// A put or grant beyond a limit.
-    #[error("{what} is {actual}, the limit is {limit}")]
+    #[error("{what}: {actual}, the limit is {limit}")]
     TooLarge {
         /// The field.
         what: &'static str,
@@ -51,10 +51,10 @@ pub enum Rejection {
     DuplicateKey,
     /// The session expired or never was. The write did not take effect under
     /// this command, but an earlier attempt may have.
-    #[error("session {0:?} does not exist or has expired")]
+    #[error("session {} does not exist or has expired", .0.0)]
     SessionNotFound(SessionId),
     /// The id is in use.
-    #[error("session {0:?} already exists")]
+    #[error("session {} already exists", .0.0)]
     SessionExists(SessionId),
     /// The reply was forgotten because the client acknowledged it, or more
     /// than the window of writes were in flight.

@@ -336,7 +336,7 @@ fn holds(compare: &Compare, keys: &Keys) -> bool {
 }
 
 fn holds_for(compare: &Compare, record: &Record) -> bool {
-    fn relates<T: PartialOrd>(found: T, relation: Relation, target: T) -> bool {
+    fn relates<T: PartialOrd>(found: &T, relation: Relation, target: &T) -> bool {
         match relation {
             Relation::Equal => found == target,
             Relation::NotEqual => found != target,
@@ -346,11 +346,11 @@ fn holds_for(compare: &Compare, record: &Record) -> bool {
     }
     let relation = compare.relation;
     match &compare.target {
-        Target::Created(target) => relates(record.created, relation, *target),
-        Target::Modified(target) => relates(record.modified, relation, *target),
-        Target::Version(target) => relates(record.version, relation, *target),
+        Target::Created(target) => relates(&record.created, relation, target),
+        Target::Modified(target) => relates(&record.modified, relation, target),
+        Target::Version(target) => relates(&record.version, relation, target),
         Target::Value(target) => relates(&record.value, relation, target),
-        Target::Lease(target) => relates(record.lease, relation, *target),
+        Target::Lease(target) => relates(&record.lease, relation, target),
     }
 }
 
