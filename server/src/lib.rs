@@ -8,4 +8,5 @@ pub mod core;
 pub mod dev;
 pub mod metrics;
 pub mod samples;
+pub mod solo;
 pub mod tls;
