@@ -20,6 +20,23 @@ pub struct Change {
     bytes: usize,
 }
 
+impl Change {
+    /// Events in revision order, each revision's together.
+    pub fn group(events: Vec<Event>) -> impl Iterator<Item = Self> {
+        let mut rest = events.into_iter().peekable();
+        std::iter::from_fn(move || {
+            let first = rest.next()?;
+            let revision = first.revision;
+            let mut events = vec![first];
+            while let Some(event) = rest.next_if(|event| event.revision == revision) {
+                events.push(event);
+            }
+            let bytes = events.iter().map(event_bytes).sum();
+            Some(Self { revision, events, bytes })
+        })
+    }
+}
+
 /// What a cursor finds in the log.
 #[derive(Debug)]
 pub enum Next {
@@ -70,16 +87,9 @@ impl ChangeLog {
     pub fn append(&self, events: Vec<Event>, revision: Revision) {
         if !events.is_empty() {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut rest = events.into_iter().peekable();
-            while let Some(first) = rest.next() {
-                let at = first.revision;
-                let mut events = vec![first];
-                while let Some(event) = rest.next_if(|event| event.revision == at) {
-                    events.push(event);
-                }
-                let bytes = events.iter().map(event_bytes).sum();
-                inner.bytes += bytes;
-                inner.changes.push_back(Arc::new(Change { revision: at, events, bytes }));
+            for change in Change::group(events) {
+                inner.bytes += change.bytes;
+                inner.changes.push_back(Arc::new(change));
             }
             while inner.bytes > self.bytes_max {
                 let Some(oldest) = inner.changes.pop_front() else { break };

@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod samples;
 pub mod solo;
 pub mod tls;
+pub mod watch;
