@@ -343,9 +343,9 @@ impl SledRows<'_> {
         let rows =
             rows.into_iter().map(|(key, value)| (key.slice(1..), Bytes::copy_from_slice(&value)));
         if self.descending {
-            self.ready.extend(rows.rev())
+            self.ready.extend(rows.rev());
         } else {
-            self.ready.extend(rows)
+            self.ready.extend(rows);
         }
         Ok(())
     }
