@@ -7,6 +7,8 @@ pub mod config;
 pub mod core;
 pub mod dev;
 pub mod metrics;
+mod raft;
+pub mod replica;
 pub mod samples;
 pub mod solo;
 pub mod tls;

@@ -1,0 +1,352 @@
+//! The sending half of the peer transport: what consensus asks of its peers.
+//!
+//! Three rules were found by running it without them: the first request is
+//! pulled before connecting, because the library's back-off sleeps inside that
+//! pull; few requests are unanswered at a time, because a stream is otherwise
+//! polled into thousands of tiny messages; and a stream may be silent only
+//! while nothing is outstanding.
+
+use super::convert;
+use super::peers::{PeerChannel, Peers};
+use super::progress::Progress;
+use super::snapshot::{self, SnapshotBody};
+use super::types::{Node, Snapshot, Types, Vote};
+use futures::{Stream, StreamExt as _};
+use keelstone_proto::peer;
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{RPCOption, RPCTypes};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+use tonic::{Code, Status};
+
+/// Requests that one append stream may have unanswered.
+const APPEND_WINDOW: usize = 4;
+/// How long an append may stay unanswered before its connection is given up. A
+/// follower answers after its disk has, so this allows for a slow one.
+const APPEND_IDLE: Duration = Duration::from_secs(3);
+/// How long opening an append stream may take.
+const APPEND_OPEN: Duration = Duration::from_secs(1);
+
+/// Makes the clients of one node.
+#[derive(Clone)]
+pub(crate) struct NetworkFactory {
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) progress: Arc<Progress>,
+}
+
+impl RaftNetworkFactory<Types> for NetworkFactory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, node: &Node) -> Network {
+        self.client(target, node, Use::Appends)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> Network {
+        self.client(target, node, Use::Heartbeats)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Node) -> Network {
+        self.client(target, node, Use::Snapshots)
+    }
+}
+
+impl NetworkFactory {
+    fn client(&self, target: u64, node: &Node, purpose: Use) -> Network {
+        let channel = self.peers.channel(&node.peer_address);
+        let (peers, progress) = (Arc::clone(&self.peers), Arc::clone(&self.progress));
+        Network { peers, progress, target, channel, purpose }
+    }
+}
+
+/// What a client is for: each has a connection of its own, so that a heartbeat
+/// does not wait behind a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Appends,
+    Heartbeats,
+    Snapshots,
+}
+
+/// A client for one peer.
+pub(crate) struct Network {
+    peers: Arc<Peers>,
+    progress: Arc<Progress>,
+    target: u64,
+    channel: PeerChannel,
+    purpose: Use,
+}
+
+impl Network {
+    fn address(&self) -> peer::Address {
+        self.peers.address(self.target)
+    }
+
+    fn timed_out(&self, action: RPCTypes, timeout: Duration) -> RPCError<Types> {
+        RPCError::Timeout(Timeout {
+            action,
+            id: self.peers.node_id(),
+            target: self.target,
+            timeout,
+        })
+    }
+
+    /// Makes a call with a deadline, and a new connection after it passed: a
+    /// half-open one would swallow the next call too.
+    async fn call<T>(
+        &mut self,
+        action: RPCTypes,
+        ttl: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, RPCError<Types>> {
+        match tokio::time::timeout(ttl, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(failed(&status)),
+            Err(_elapsed) => {
+                self.channel.renew();
+                Err(self.timed_out(action, ttl))
+            }
+        }
+    }
+
+    async fn heartbeat(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        ttl: Duration,
+    ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
+        let mut message = convert::append_to_proto(request, self.address());
+        if let Some((index, hash)) = self.progress.newest_hash() {
+            message.hash_index = index;
+            message.hash = hash.to_vec().into();
+        }
+        let mut client = self.channel.client();
+        let call = async move { client.heartbeat(message).await };
+        let response = self.call(RPCTypes::AppendEntries, ttl, call).await?;
+        convert::append_result_from_proto(response).map_err(|error| network(&error))
+    }
+
+    async fn open_stream<S>(
+        &mut self,
+        mut input: S,
+    ) -> Result<BoxStream<'_, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let Some(first) = input.next().await else {
+            return Ok(Box::pin(futures::stream::empty()));
+        };
+        let window = Arc::new(Semaphore::new(APPEND_WINDOW));
+        let requests = windowed(first, input, Arc::clone(&window), self.address());
+        let mut client = self.channel.client();
+        let call = async move { client.append(requests).await };
+        let responses = self.call(RPCTypes::AppendEntries, APPEND_OPEN, call).await?;
+        Ok(Box::pin(futures::stream::unfold(
+            Some(Responses { network: self, responses, window }),
+            async |state| state?.next().await,
+        )))
+    }
+}
+
+/// The requests as they go out: the next one only when the window has room.
+fn windowed<S>(
+    first: AppendEntriesRequest<Types>,
+    input: S,
+    window: Arc<Semaphore>,
+    address: peer::Address,
+) -> impl Stream<Item = peer::AppendRequest> + Send + 'static
+where
+    S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+{
+    let state = (Some(first), input, window, address);
+    futures::stream::unfold(state, async |(first, mut input, window, address)| {
+        // The permit comes back when the answer does. Taking it first leaves
+        // what is not yet sent with the library, which then sends more at once.
+        window.acquire().await.ok()?.forget();
+        let request = match first {
+            Some(first) => first,
+            None => input.next().await?,
+        };
+        let message = convert::append_to_proto(request, address.clone());
+        Some((message, (None, input, window, address)))
+    })
+}
+
+/// The answers to an append stream.
+struct Responses<'a> {
+    network: &'a mut Network,
+    responses: tonic::Streaming<peer::AppendResponse>,
+    window: Arc<Semaphore>,
+}
+
+type AppendItem = Result<StreamAppendResult<Types>, RPCError<Types>>;
+
+impl<'a> Responses<'a> {
+    /// The next answer; nothing follows an error.
+    async fn next(mut self) -> Option<(AppendItem, Option<Responses<'a>>)> {
+        let mut waited_outstanding = false;
+        let message = loop {
+            match tokio::time::timeout(APPEND_IDLE, self.responses.message()).await {
+                Ok(message) => break message,
+                Err(_elapsed) => {
+                    // A request that was already unanswered a full turn ago.
+                    let outstanding = self.window.available_permits() + 1 < APPEND_WINDOW;
+                    if outstanding && waited_outstanding {
+                        self.network.channel.renew();
+                        let error = self.network.timed_out(RPCTypes::AppendEntries, APPEND_IDLE);
+                        return Some((Err(error), None));
+                    }
+                    waited_outstanding = outstanding;
+                }
+            }
+        };
+        match message {
+            Ok(None) => None,
+            Err(status) => Some((Err(failed(&status)), None)),
+            Ok(Some(response)) => {
+                self.window.add_permits(1);
+                match convert::append_result_from_proto(response) {
+                    Ok(Ok(accepted)) => Some((Ok(Ok(accepted)), Some(self))),
+                    Ok(Err(refused)) => Some((Ok(Err(refused)), None)),
+                    Err(error) => Some((Err(network(&error)), None)),
+                }
+            }
+        }
+    }
+}
+
+impl RaftNetworkV2<Types> for Network {
+    type SnapshotData = SnapshotBody;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        self.heartbeat(request, option.soft_ttl()).await.map(AppendEntriesResponse::from)
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendItem>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        if self.purpose != Use::Heartbeats {
+            return Box::pin(self.open_stream(input));
+        }
+        Box::pin(async move {
+            let Some(request) = input.next().await else {
+                return Ok(Box::pin(futures::stream::empty()) as BoxStream<'s, AppendItem>);
+            };
+            let result = self.heartbeat(request, option.soft_ttl()).await?;
+            Ok(Box::pin(futures::stream::iter([Ok(result)])) as BoxStream<'s, AppendItem>)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_vote(&request, false, option.soft_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_vote(&request, true, option.soft_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<SnapshotBody>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let header = peer::SnapshotHeader {
+            address: Some(self.address()),
+            vote: Some(convert::vote_to_proto(&vote)),
+            applied: None,
+            head: None,
+        };
+        let (sender, receiver) = mpsc::channel(snapshot::CHUNKS_AHEAD);
+        let feed = snapshot::send(snapshot.snapshot, header, sender);
+        let mut client = self.channel.client();
+        let requests = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let call = async move { client.install_snapshot(requests).await };
+        let deadline = tokio::time::sleep(option.hard_ttl());
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            () = deadline => {
+                self.channel.renew();
+                Err(self.timed_out(RPCTypes::InstallSnapshot, option.hard_ttl()).into())
+            }
+            (sent, response) = futures::future::join(feed, call) => {
+                let response = response.map_err(|status| failed(&status))?;
+                sent.map_err(|error| StreamingError::from(network(&error)))?;
+                let vote = convert::vote_from_proto(response.into_inner().vote)
+                    .map_err(|error| network(&error))?;
+                Ok(SnapshotResponse::new(vote))
+            }
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let message = convert::transfer_to_proto(&request, self.address());
+        let mut client = self.channel.client();
+        let call = async move { client.transfer_leader(message).await };
+        self.call(RPCTypes::TransferLeader, option.soft_ttl(), call).await?;
+        Ok(Ok(()))
+    }
+}
+
+impl Network {
+    async fn ask_vote(
+        &mut self,
+        request: &VoteRequest<Types>,
+        pre_vote: bool,
+        ttl: Duration,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let message = convert::vote_request_to_proto(request, self.address(), pre_vote);
+        let mut client = self.channel.client();
+        let call = async move { client.vote(message).await };
+        let response = self.call(RPCTypes::Vote, ttl, call).await?;
+        convert::vote_response_from_proto(&response).map_err(|error| network(&error))
+    }
+}
+
+fn network<E: std::error::Error + 'static>(error: &E) -> RPCError<Types> {
+    RPCError::Network(NetworkError::new(error))
+}
+
+/// A peer that cannot be reached, or does not take us for whom we are, is left
+/// alone for the back-off; anything else may be tried again sooner.
+fn failed(status: &Status) -> RPCError<Types> {
+    match status.code() {
+        Code::Unavailable
+        | Code::FailedPrecondition
+        | Code::ResourceExhausted
+        | Code::Unauthenticated
+        | Code::PermissionDenied
+        | Code::Unknown => RPCError::Unreachable(Unreachable::new(status)),
+        _ => RPCError::Network(NetworkError::new(status)),
+    }
+}

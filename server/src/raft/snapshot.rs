@@ -1,0 +1,82 @@
+//! Snapshots on their way between replicas: chunks of rows, made when they are
+//! sent and written to a side directory when they arrive.
+
+use super::convert;
+use super::offload;
+use bytes::Bytes;
+use keelstone_proto::peer;
+use keelstone_store::machine::codec;
+use keelstone_store::state::{FinishedSnapshot, SnapshotReader, State};
+use std::io;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Chunks that are made before they are sent.
+pub(crate) const CHUNKS_AHEAD: usize = 4;
+
+/// What a snapshot consists of at its two ends.
+pub(crate) enum SnapshotBody {
+    /// A consistent view that rows are read from.
+    Outgoing(SnapshotReader),
+    /// Received, verified and durable in a side directory.
+    Incoming(FinishedSnapshot),
+}
+
+impl SnapshotBody {
+    /// The snapshot, ready to be swapped in.
+    pub(crate) fn into_finished(self, state: &Arc<State>) -> io::Result<FinishedSnapshot> {
+        let mut reader = match self {
+            Self::Incoming(finished) => return Ok(finished),
+            Self::Outgoing(reader) => reader,
+        };
+        let (applied, head) = reader.header();
+        let mut writer = state.begin_install(applied, head).map_err(io::Error::other)?;
+        while let Some(chunk) = reader.next_chunk().map_err(io::Error::other)? {
+            writer.write(chunk).map_err(io::Error::other)?;
+        }
+        writer.finish(&reader.trailer()).map_err(io::Error::other)
+    }
+}
+
+/// Sends a snapshot as chunks until its end or until nobody takes them.
+///
+/// # Errors
+///
+/// Fails if the state cannot be read.
+pub(crate) async fn send(
+    body: SnapshotBody,
+    mut header: peer::SnapshotHeader,
+    chunks: mpsc::Sender<peer::SnapshotChunk>,
+) -> io::Result<()> {
+    let SnapshotBody::Outgoing(mut reader) = body else {
+        return Err(io::Error::other("a received snapshot is not sent on"));
+    };
+    let (applied, head) = reader.header();
+    header.applied = Some(convert::applied_to_proto(&applied));
+    header.head = Some(codec::head_to_proto(&head));
+    let first = peer::SnapshotChunk { header: Some(header), rows: Bytes::new(), trailer: None };
+    if chunks.send(first).await.is_err() {
+        return Ok(());
+    }
+    loop {
+        let (returned, chunk) = offload::blocking(move || {
+            let chunk = reader.next_chunk();
+            (reader, chunk)
+        })
+        .await;
+        reader = returned;
+        let message = match chunk.map_err(io::Error::other)? {
+            Some(rows) => peer::SnapshotChunk { header: None, rows, trailer: None },
+            None => break,
+        };
+        if chunks.send(message).await.is_err() {
+            return Ok(());
+        }
+    }
+    let trailer = reader.trailer();
+    let trailer = peer::SnapshotTrailer { rows: trailer.rows, hash: trailer.hash.to_vec().into() };
+    let last = peer::SnapshotChunk { header: None, rows: Bytes::new(), trailer: Some(trailer) };
+    // A receiver that is gone is noticed by the call that it belongs to.
+    let _ = chunks.send(last).await;
+    Ok(())
+}

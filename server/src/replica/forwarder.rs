@@ -1,0 +1,84 @@
+//! Commands that came to a follower, on their way to the leader.
+//!
+//! Packed like entries are, one call for many commands. The leader does not
+//! pass them on again: if it no longer leads, it says so, and this node decides
+//! anew.
+
+use super::proposer::{Taken, take};
+use super::waiting::{Answer, Waiting};
+use crate::raft::{Calls, Forwarded, Leadership, Peers, spawn};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+/// Calls that may be on their way at once.
+const IN_FLIGHT_MAX: usize = 8;
+/// The longest that a call waits for the leader.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// What commands are passed on through.
+#[derive(Clone)]
+pub(super) struct Forwarder {
+    pub(super) calls: Arc<Calls>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) leadership: watch::Receiver<Leadership>,
+}
+
+impl Forwarder {
+    /// Starts the task that passes on what comes out of `queue`.
+    pub(super) fn start(self, queue: mpsc::Receiver<Waiting>) {
+        spawn(self.run(queue));
+    }
+
+    async fn run(self, mut queue: mpsc::Receiver<Waiting>) {
+        let mut in_flight = FuturesUnordered::new();
+        let mut left = None;
+        loop {
+            if in_flight.len() >= IN_FLIGHT_MAX {
+                in_flight.next().await;
+                continue;
+            }
+            let taken = tokio::select! {
+                biased;
+                Some(()) = in_flight.next() => continue,
+                taken = take(&mut queue, &mut left) => taken,
+            };
+            let Some(taken) = taken else { break };
+            in_flight.push(self.clone().pass_on(taken));
+        }
+        while in_flight.next().await.is_some() {}
+    }
+
+    async fn pass_on(self, taken: Taken) {
+        let leader = {
+            let leadership = self.leadership.borrow();
+            let leader = leadership.leader.and_then(|id| leadership.members.all.get(&id));
+            leader.map(|member| (member.id, member.peer_address.clone()))
+        };
+        let Some((id, address)) = leader.filter(|(id, _)| *id != self.peers.node_id()) else {
+            for waiting in taken.waiting {
+                waiting.answer(Answer::NotLeader);
+            }
+            return;
+        };
+        let now = Instant::now();
+        let latest = taken.waiting.iter().map(|waiting| waiting.deadline).max().unwrap_or(now);
+        let timeout = latest.saturating_duration_since(now).min(TIMEOUT_MAX);
+        let commands: Vec<Bytes> =
+            taken.waiting.iter().map(|waiting| waiting.command.clone()).collect();
+        let outcomes = self.calls.forward(&self.peers, (id, &address), commands, timeout).await;
+        for (waiting, outcome) in taken.waiting.into_iter().zip(outcomes) {
+            waiting.answer(match outcome {
+                Forwarded::Replied(reply) => Answer::Replied(reply),
+                Forwarded::NotLeader(_) => Answer::NotLeader,
+                Forwarded::Overloaded => Answer::Overloaded,
+                Forwarded::NoSpace => Answer::NoSpace,
+                Forwarded::Unknown => Answer::Unknown("the connection to the leader was lost"),
+            });
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Group commit: what is queued becomes one log entry.
+//!
+//! There is no timer. An empty queue means that a lone command is packed alone
+//! and at once; while a few entries are in flight, commands pile up and the next
+//! entry takes all of them. So a lone write costs one sync and one round trip,
+//! and throughput grows with the load.
+
+use super::settings::Clock;
+use super::waiting::{Answer, Waiting};
+use crate::raft::{Consensus, WriteError, spawn};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use keelstone_store::Millis;
+use keelstone_store::limits::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
+use keelstone_store::machine::{Reply, codec};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Entries that may be on their way at once.
+const IN_FLIGHT_MAX: usize = 4;
+
+/// Starts the task that packs what comes out of `queue`, until the queue is
+/// closed and everything in it is answered.
+pub(super) fn start(
+    consensus: Arc<Consensus>,
+    clock: Arc<dyn Clock>,
+    queue: mpsc::Receiver<Waiting>,
+) {
+    let packer = Packer { consensus, clock, queue, left: None, now: Millis(0) };
+    spawn(packer.run());
+}
+
+/// Takes at most a batch out of a queue: waits for the first command, and takes
+/// of the others what is there.
+pub(super) struct Taken {
+    pub(super) waiting: Vec<Waiting>,
+}
+
+/// `left` is a command that did not fit into the batch before.
+pub(super) async fn take(
+    queue: &mut mpsc::Receiver<Waiting>,
+    left: &mut Option<Waiting>,
+) -> Option<Taken> {
+    let first = loop {
+        let next = match left.take() {
+            Some(waiting) => waiting,
+            None => queue.recv().await?,
+        };
+        if let Some(next) = next.begin() {
+            break next;
+        }
+    };
+    let mut bytes = first.command.len();
+    let mut waiting = vec![first];
+    while waiting.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
+        let Ok(next) = queue.try_recv() else { break };
+        if bytes + next.command.len() > BATCH_BYTES_MAX {
+            *left = Some(next);
+            break;
+        }
+        if let Some(next) = next.begin() {
+            bytes += next.command.len();
+            waiting.push(next);
+        }
+    }
+    Some(Taken { waiting })
+}
+
+struct Packer {
+    consensus: Arc<Consensus>,
+    clock: Arc<dyn Clock>,
+    queue: mpsc::Receiver<Waiting>,
+    left: Option<Waiting>,
+    /// The last stamp; stamps do not go back.
+    now: Millis,
+}
+
+type InFlight = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
+
+impl Packer {
+    async fn run(mut self) {
+        let mut in_flight = InFlight::new();
+        loop {
+            if in_flight.len() >= IN_FLIGHT_MAX {
+                in_flight.next().await;
+                continue;
+            }
+            let taken = tokio::select! {
+                biased;
+                Some(()) = in_flight.next() => continue,
+                taken = take(&mut self.queue, &mut self.left) => taken,
+            };
+            let Some(taken) = taken else { break };
+            self.propose(taken, &mut in_flight).await;
+        }
+        while in_flight.next().await.is_some() {}
+    }
+
+    async fn propose(&mut self, taken: Taken, in_flight: &mut InFlight) {
+        self.now = self.now.max(Millis(self.clock.now_ms()));
+        let commands: Vec<Bytes> =
+            taken.waiting.iter().map(|waiting| waiting.command.clone()).collect();
+        let batch = codec::encode_batch(self.now, &commands);
+        match self.consensus.write(&batch).await {
+            Ok(written) => in_flight.push(Box::pin(async move {
+                let replies = written.await.map(|written| written.replies);
+                answer(taken, replies);
+            })),
+            Err(error) => answer(taken, Err(error)),
+        }
+    }
+}
+
+/// Gives each command its reply.
+fn answer(taken: Taken, replies: Result<Vec<Reply>, WriteError>) {
+    let error = match replies {
+        Ok(replies) if replies.len() == taken.waiting.len() => {
+            for (waiting, reply) in taken.waiting.into_iter().zip(replies) {
+                waiting.answer(Answer::Replied(reply));
+            }
+            return;
+        }
+        Ok(_) => Answer::Unknown("apply answered another number of commands"),
+        Err(WriteError::NotLeader) => Answer::NotLeader,
+        Err(WriteError::Stopped) => Answer::Stopped,
+        Err(WriteError::Unknown) => Answer::Unknown("the leader was lost before it was applied"),
+    };
+    for waiting in taken.waiting {
+        waiting.answer(error.clone());
+    }
+}

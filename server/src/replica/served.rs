@@ -1,0 +1,89 @@
+//! The replica as the services above it see it.
+
+use super::replica::Replica;
+use crate::changes::ChangeLog;
+use crate::core::{
+    AdminError, Consistency, Core, CoreStatus, Identity, LeaderHint, MemberStatus, ProposeError,
+    ReadError,
+};
+use async_trait::async_trait;
+use keelstone_store::Revision;
+use keelstone_store::machine::{Envelope, Reply};
+use keelstone_store::state::StateView;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+#[async_trait]
+impl Core for Replica {
+    fn identity(&self) -> Identity {
+        self.core_identity()
+    }
+
+    fn status(&self) -> CoreStatus {
+        self.core_status()
+    }
+
+    fn leader_hint(&self) -> LeaderHint {
+        self.hint()
+    }
+
+    async fn propose(&self, command: Envelope, deadline: Instant) -> Result<Reply, ProposeError> {
+        self.propose_envelope(&command, deadline).await
+    }
+
+    async fn read(
+        &self,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Result<StateView, ReadError> {
+        self.read_view(consistency, deadline).await
+    }
+
+    async fn wait_applied(&self, revision: Revision, deadline: Instant) -> Result<(), ReadError> {
+        self.applied_revision(revision, deadline).await
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        self.member_list()
+    }
+
+    async fn add_member(
+        &self,
+        member: MemberStatus,
+        promote: bool,
+        timeout: Duration,
+    ) -> Result<u64, AdminError> {
+        self.add(member, promote, timeout).await
+    }
+
+    async fn promote_member(
+        &self,
+        id: u64,
+        force: bool,
+        timeout: Duration,
+    ) -> Result<(), AdminError> {
+        self.promote(id, force, timeout).await
+    }
+
+    async fn remove_member(
+        &self,
+        id: u64,
+        force: bool,
+        timeout: Duration,
+    ) -> Result<(), AdminError> {
+        self.remove(id, force, timeout).await
+    }
+
+    async fn transfer_leader(&self, to: Option<u64>, timeout: Duration) -> Result<u64, AdminError> {
+        self.transfer(to, timeout).await
+    }
+
+    async fn drain_member(&self, id: u64, undo: bool, timeout: Duration) -> Result<(), AdminError> {
+        self.drain(id, undo, timeout).await
+    }
+
+    fn changes(&self) -> Arc<ChangeLog> {
+        Arc::clone(self.parts.progress.changes())
+    }
+}

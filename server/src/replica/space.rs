@@ -1,0 +1,50 @@
+//! Whether the disk has room for more.
+
+use keelstone_store::disk::log::Log;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// What was last seen of the disk's free space. Looked at in the background,
+/// so that a write costs a load.
+pub(super) struct Space {
+    log: Log,
+    reserve_bytes: u64,
+    free_bytes: AtomicU64,
+    /// The log cannot prepare its next segment.
+    log_short: AtomicBool,
+}
+
+impl Space {
+    pub(super) fn new(log: Log, reserve_bytes: u64) -> Self {
+        let free_bytes = AtomicU64::new(u64::MAX);
+        let space = Self { log, reserve_bytes, free_bytes, log_short: AtomicBool::new(false) };
+        space.look();
+        space
+    }
+
+    /// Looks at the disk.
+    pub(super) fn look(&self) {
+        match self.log.free_bytes() {
+            Ok(free) => self.free_bytes.store(free, Ordering::Relaxed),
+            Err(error) => tracing::warn!(%error, "the disk's free space is unknown"),
+        }
+        let short = self.log.stats().space_problem.is_some();
+        self.log_short.store(short, Ordering::Relaxed);
+    }
+
+    /// Bytes free, and bytes kept in reserve.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.free_bytes.load(Ordering::Relaxed), self.reserve_bytes)
+    }
+
+    /// Why writes are refused, if they are.
+    pub(super) fn problem(&self) -> Option<String> {
+        let (free, reserve) = self.bytes();
+        if free < reserve {
+            return Some(format!(
+                "the disk has {free} bytes left, {reserve} are kept in reserve: writes are refused"
+            ));
+        }
+        let short = self.log_short.load(Ordering::Relaxed);
+        short.then(|| "the log cannot grow on this disk: writes are refused".to_owned())
+    }
+}

@@ -1,0 +1,152 @@
+//! The state engine over fjall 3: the default.
+//!
+//! One keyspace for each table, one atomic batch across them, snapshots as
+//! views. fjall writes a journal and sorted tables; it syncs the journal before
+//! it writes a table and before it begins another journal, so that a table can
+//! never be ahead of the journal that the other tables are recovered from.
+
+use super::engine::{Engine, EngineError, EngineView, Rows, Table, WriteBatch};
+use super::kind::EngineOptions;
+use super::memory::is_empty;
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _, Snapshot};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const MIB: u64 = 1024 * 1024;
+/// fjall keeps journals until every keyspace that they mention is flushed;
+/// beyond this it flushes the laggards. It is also what an open has to replay.
+const JOURNAL_BYTES_MAX: u64 = 128 * MIB;
+/// One thread flushes, one compacts: with a single one, a long compaction holds
+/// up flushes and then writes. Both sleep when there is nothing to do.
+const WORKERS: usize = 2;
+/// Values from this size on live in files of their own, so that compaction
+/// does not copy documents over and over.
+const BLOB_BYTES_MIN: u32 = 4096;
+
+/// An engine over a directory that fjall owns.
+pub(super) struct FjallEngine {
+    database: Database,
+    keyspaces: Keyspaces,
+    dir: PathBuf,
+}
+
+type Keyspaces = Arc<[Keyspace; Table::ALL.len()]>;
+
+impl FjallEngine {
+    /// Opens or creates the engine in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory cannot be used or what is there cannot be read.
+    pub(super) fn open(dir: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
+        let database = Database::builder(dir)
+            .cache_size(options.cache_bytes)
+            .worker_threads(WORKERS)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .max_cached_files(Some(256))
+            // A commit is not durable anyway: this spares a system call each.
+            .manual_journal_persist(true)
+            .open()
+            .map_err(failed)?;
+        let mut keyspaces = Vec::with_capacity(Table::ALL.len());
+        for table in Table::ALL {
+            let keyspace =
+                database.keyspace(table.name(), || create_options(table)).map_err(failed)?;
+            keyspaces.push(keyspace);
+        }
+        let keyspaces: [Keyspace; Table::ALL.len()] =
+            keyspaces.try_into().unwrap_or_else(|_| unreachable!("one keyspace for each table"));
+        Ok(Self { database, keyspaces: Arc::new(keyspaces), dir: dir.to_owned() })
+    }
+}
+
+/// Memory of a replica is bounded by these write buffers and the block cache.
+fn create_options(table: Table) -> KeyspaceCreateOptions {
+    let options = KeyspaceCreateOptions::default();
+    match table {
+        Table::Meta => options.max_memtable_size(2 * MIB),
+        Table::Latest | Table::Past => {
+            let blobs = fjall::KvSeparationOptions::default().separation_threshold(BLOB_BYTES_MIN);
+            options.max_memtable_size(16 * MIB).with_kv_separation(Some(blobs))
+        }
+        Table::Changes | Table::Leases | Table::Sessions => options.max_memtable_size(4 * MIB),
+    }
+}
+
+fn failed(error: fjall::Error) -> EngineError {
+    match error {
+        fjall::Error::Io(error) => EngineError::Io(error),
+        other => EngineError::Engine(other.to_string()),
+    }
+}
+
+impl Engine for FjallEngine {
+    fn view(&self) -> Result<Arc<dyn EngineView>, EngineError> {
+        let snapshot = self.database.snapshot();
+        Ok(Arc::new(FjallView { snapshot, keyspaces: Arc::clone(&self.keyspaces) }))
+    }
+
+    fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        let mut writes =
+            fjall::OwnedWriteBatch::with_capacity(self.database.clone(), batch.rows.len());
+        for (table, key, value) in batch.rows {
+            let keyspace = &self.keyspaces[usize::from(table.number())];
+            match value {
+                Some(value) => writes.insert(keyspace, key, value),
+                None => writes.remove(keyspace, key),
+            }
+        }
+        writes.commit().map_err(failed)
+    }
+
+    fn checkpoint(&self) -> Result<(), EngineError> {
+        self.database.persist(PersistMode::SyncAll).map_err(failed)?;
+        std::fs::File::open(&self.dir)?.sync_all()?;
+        Ok(())
+    }
+
+    fn size_bytes(&self) -> Result<u64, EngineError> {
+        self.database.disk_space().map_err(failed)
+    }
+
+    fn name(&self) -> &'static str {
+        "fjall"
+    }
+}
+
+struct FjallView {
+    snapshot: Snapshot,
+    keyspaces: Keyspaces,
+}
+
+impl FjallView {
+    fn keyspace(&self, table: Table) -> &Keyspace {
+        &self.keyspaces[usize::from(table.number())]
+    }
+}
+
+impl EngineView for FjallView {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let value = self.snapshot.get(self.keyspace(table), key).map_err(failed)?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        range: (Bound<Bytes>, Bound<Bytes>),
+        descending: bool,
+    ) -> Rows<'_> {
+        if is_empty(&range) {
+            return Box::new(std::iter::empty());
+        }
+        let row = |guard: fjall::Guard| {
+            let (key, value) = guard.into_inner().map_err(failed)?;
+            Ok((Bytes::from(key), Bytes::from(value)))
+        };
+        let rows = self.snapshot.range(self.keyspace(table), range);
+        if descending { Box::new(rows.rev().map(row)) } else { Box::new(rows.map(row)) }
+    }
+}
