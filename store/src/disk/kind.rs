@@ -68,6 +68,10 @@ impl FromStr for EngineKind {
 pub struct EngineOptions {
     /// Bytes of memory for blocks that were read.
     pub cache_bytes: u64,
+    /// Bytes that are gathered in memory, for each of the large tables, before
+    /// they are written as a sorted file. Only fjall has such buffers; it
+    /// remembers the size that an engine was created with.
+    pub write_buffer_bytes: u64,
     /// Whether sled's own flush is taken for durable, which it is not: the
     /// power-cut test sets it to show that it finds such a loss.
     #[doc(hidden)]
@@ -76,7 +80,11 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { cache_bytes: 16 * 1024 * 1024, sled_without_fsync: false }
+        Self {
+            cache_bytes: 16 * 1024 * 1024,
+            write_buffer_bytes: 16 * 1024 * 1024,
+            sled_without_fsync: false,
+        }
     }
 }
 

@@ -7,6 +7,10 @@
 //! that is lost or unreadable is rebuilt from the log or from a peer.
 
 mod checked;
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod damage;
 mod engine;
 #[cfg(feature = "fjall")]
 mod fjall;
@@ -14,6 +18,8 @@ mod kind;
 pub mod log;
 mod log_id;
 mod memory;
+#[cfg(feature = "sled")]
+mod sled;
 pub mod storage;
 
 pub use checked::Checked;

@@ -5,11 +5,14 @@
 //! it writes a table and before it begins another journal, so that a table can
 //! never be ahead of the journal that the other tables are recovered from.
 
+mod journal;
+
 use super::engine::{Engine, EngineError, EngineView, Rows, Table, WriteBatch};
 use super::kind::EngineOptions;
 use super::memory::is_empty;
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _, Snapshot};
+use journal::Journals;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +27,8 @@ const WORKERS: usize = 2;
 /// Values from this size on live in files of their own, so that compaction
 /// does not copy documents over and over.
 const BLOB_BYTES_MIN: u32 = 4096;
+/// Open files that fjall keeps at most.
+const CACHED_FILES: usize = 256;
 
 /// An engine over a directory that fjall owns.
 pub(super) struct FjallEngine {
@@ -41,19 +46,12 @@ impl FjallEngine {
     ///
     /// Fails if the directory cannot be used or what is there cannot be read.
     pub(super) fn open(dir: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
-        let database = Database::builder(dir)
-            .cache_size(options.cache_bytes)
-            .worker_threads(WORKERS)
-            .max_journaling_size(JOURNAL_BYTES_MAX)
-            .max_cached_files(Some(256))
-            // A commit is not durable anyway: this spares a system call each.
-            .manual_journal_persist(true)
-            .open()
-            .map_err(failed)?;
+        let database = open_database(dir, options)?;
         let mut keyspaces = Vec::with_capacity(Table::ALL.len());
         for table in Table::ALL {
-            let keyspace =
-                database.keyspace(table.name(), || create_options(table)).map_err(failed)?;
+            let keyspace = database
+                .keyspace(table.name(), || create_options(table, options.write_buffer_bytes))
+                .map_err(failed)?;
             keyspaces.push(keyspace);
         }
         let keyspaces: [Keyspace; Table::ALL.len()] =
@@ -62,16 +60,43 @@ impl FjallEngine {
     }
 }
 
+/// Opens fjall, after a look at its journals.
+fn open_database(dir: &Path, options: &EngineOptions) -> Result<Database, EngineError> {
+    let open = || {
+        Database::builder(dir)
+            .cache_size(options.cache_bytes)
+            .worker_threads(WORKERS)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .max_cached_files(Some(CACHED_FILES))
+            // A commit is not durable anyway: this spares a system call each.
+            .manual_journal_persist(true)
+            .open()
+    };
+    let journals = journal::inspect(dir)?;
+    if let Journals::Damaged(problem) = journals {
+        return Err(EngineError::Engine(format!("fjall's journal is damaged: {problem}")));
+    }
+    match (open(), journals) {
+        (Err(fjall::Error::JournalRecovery(error)), Journals::Torn { at }) => {
+            tracing::warn!(%error, at, "the torn end of the state's journal was cut off");
+            journal::cut(dir, at)?;
+            open().map_err(failed)
+        }
+        (opened, _) => opened.map_err(failed),
+    }
+}
+
 /// Memory of a replica is bounded by these write buffers and the block cache.
-fn create_options(table: Table) -> KeyspaceCreateOptions {
+fn create_options(table: Table, write_buffer_bytes: u64) -> KeyspaceCreateOptions {
     let options = KeyspaceCreateOptions::default();
     match table {
-        Table::Meta => options.max_memtable_size(2 * MIB),
         Table::Latest | Table::Past => {
             let blobs = fjall::KvSeparationOptions::default().separation_threshold(BLOB_BYTES_MIN);
-            options.max_memtable_size(16 * MIB).with_kv_separation(Some(blobs))
+            options.max_memtable_size(write_buffer_bytes).with_kv_separation(Some(blobs))
         }
-        Table::Changes | Table::Leases | Table::Sessions => options.max_memtable_size(4 * MIB),
+        Table::Meta | Table::Changes | Table::Leases | Table::Sessions => {
+            options.max_memtable_size(write_buffer_bytes / 4)
+        }
     }
 }
 
