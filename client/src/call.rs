@@ -237,6 +237,12 @@ impl<'a> Call<'a> {
         identity: &mut Option<Identity>,
     ) -> Next {
         let news = self.client.endpoints().note(chosen, &failure);
+        tracing::debug!(
+            endpoint = chosen.endpoint.address(),
+            outcome = ?failure.outcome,
+            transient = failure.transient,
+            "attempt failed"
+        );
         if self.repeat == Repeat::Always {
             return self.judge_transient(failure, news).await;
         }

@@ -63,7 +63,7 @@ impl Failure {
         };
         let kind = kind_of(status.code(), &detail);
         Self {
-            transient: is_transient(&kind),
+            transient: is_transient(&kind) && !is_final(&detail.reason),
             unreachable: false,
             session_lost: matches!(detail.reason.as_str(), "session_not_found" | "session_expired"),
             leader: Some(detail.leader_address).filter(|address| !address.is_empty()),
@@ -146,6 +146,10 @@ fn kind_of(code: Code, detail: &ErrorDetail) -> ErrorKind {
         "history_changed" => ErrorKind::HistoryChanged,
         "too_large" => too_large(detail),
         "conflict" => conflict(detail),
+        // Others are at the same entity right now; the server gave up first.
+        "contended" => ErrorKind::Overloaded,
+        // The write was done before, or may have been; what it answered is gone.
+        "reply_forgotten" | "reply_lost" => ErrorKind::Unknown,
         _ => kind_of_code(code, detail),
     }
 }
@@ -157,6 +161,9 @@ fn kind_of_code(code: Code, detail: &ErrorDetail) -> ErrorKind {
         Code::NotFound => ErrorKind::NotFound,
         Code::AlreadyExists => ErrorKind::AlreadyExists,
         Code::InvalidArgument | Code::FailedPrecondition => {
+            ErrorKind::Invalid { field: detail.field.clone() }
+        }
+        Code::OutOfRange if !detail.reason.is_empty() => {
             ErrorKind::Invalid { field: detail.field.clone() }
         }
         // What tonic says of a message beyond its size limit.
@@ -190,6 +197,11 @@ fn is_transient(kind: &ErrorKind) -> bool {
     )
 }
 
+/// Whether asking again brings the same answer, though its kind says otherwise.
+fn is_final(reason: &str) -> bool {
+    matches!(reason, "reply_forgotten" | "reply_lost")
+}
+
 /// Whether the connection could not be made, so that nothing was sent.
 fn is_connect_failure(status: &Status) -> bool {
     causes(status).any(<dyn std::error::Error>::is::<tonic::ConnectError>)
@@ -210,4 +222,61 @@ fn text_of(status: &Status) -> String {
 
 fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     std::iter::successors(std::error::Error::source(status), |cause| cause.source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::metadata::MetadataValue;
+
+    fn of_server(code: Code, detail: &ErrorDetail) -> Failure {
+        let mut status = Status::new(code, "refused");
+        let bytes = MetadataValue::from_bytes(&detail.encode_to_vec());
+        status.metadata_mut().insert_bin(DETAIL_KEY, bytes);
+        Failure::of(&status)
+    }
+
+    fn detail(reason: &str, outcome: keelstone_proto::v1::Outcome) -> ErrorDetail {
+        let outcome = outcome.into();
+        ErrorDetail { reason: reason.to_owned(), outcome, ..ErrorDetail::default() }
+    }
+
+    #[test]
+    fn what_the_server_says_of_the_outcome_counts() {
+        use keelstone_proto::v1::Outcome as Wire;
+        let refused = of_server(Code::Unavailable, &detail("not_leader", Wire::NotApplied));
+        assert_eq!((refused.outcome, refused.transient), (Outcome::NotApplied, true));
+        let unknown = of_server(Code::Unknown, &detail("unknown", Wire::Unknown));
+        assert_eq!((unknown.outcome, unknown.transient), (Outcome::Unknown, true));
+        let forgotten = detail("reply_forgotten", Wire::Unknown);
+        let forgotten = of_server(Code::FailedPrecondition, &forgotten);
+        assert_eq!((forgotten.outcome, forgotten.transient), (Outcome::Unknown, false));
+        assert_eq!(forgotten.into_error(Outcome::Unknown).kind(), &ErrorKind::Unknown);
+    }
+
+    #[test]
+    fn a_status_of_the_transport_leaves_the_outcome_open() {
+        for code in [Code::Unavailable, Code::Unknown, Code::Internal, Code::Cancelled] {
+            let failure = Failure::of(&Status::new(code, "h2 protocol error"));
+            assert_eq!((failure.outcome, failure.transient), (Outcome::Unknown, true), "{code:?}");
+            let error = failure.into_error(Outcome::Unknown);
+            assert_eq!(error.kind(), &ErrorKind::Unknown, "{code:?}");
+        }
+        for code in [Code::Unauthenticated, Code::PermissionDenied, Code::OutOfRange] {
+            let failure = Failure::of(&Status::new(code, "refused by a layer below"));
+            assert_eq!((failure.outcome, failure.transient), (Outcome::NotApplied, false));
+        }
+    }
+
+    #[test]
+    fn revisions_that_cannot_be_read_are_told_apart() {
+        use keelstone_proto::v1::Outcome::NotApplied;
+        let gone = ErrorDetail { limit: 17, actual: 3, ..detail("compacted", NotApplied) };
+        let gone = of_server(Code::OutOfRange, &gone).into_error(Outcome::NotApplied);
+        assert_eq!(gone.kind(), &ErrorKind::Compacted { oldest: Revision::new(17) });
+        let field = "revision".to_owned();
+        let future = ErrorDetail { field: field.clone(), ..detail("future_revision", NotApplied) };
+        let future = of_server(Code::OutOfRange, &future).into_error(Outcome::NotApplied);
+        assert_eq!(future.kind(), &ErrorKind::Invalid { field });
+    }
 }

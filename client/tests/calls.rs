@@ -94,7 +94,7 @@ async fn without_sessions_a_lost_answer_is_unknown_and_nothing_is_repeated() {
 async fn without_sessions_a_refusal_and_a_dead_node_are_tried_elsewhere() {
     let mut cluster = Cluster::of(3).await;
     let client = cluster.builder().sessions(false).connect_lazy().unwrap();
-    drop(cluster.nodes.remove(0));
+    cluster.nodes.remove(0).stop().await;
     cluster.nodes[0].script([Act::NotLeader(None)]);
     client.kv().put("a", "1").send().await.unwrap();
     assert_eq!(cluster.puts("a"), 1);
@@ -190,7 +190,7 @@ async fn a_node_that_came_back_is_used_again() {
     let client = cluster.client();
     client.kv().put("a", "1").send().await.unwrap();
     let address = cluster.nodes[0].address.clone();
-    cluster.nodes.clear();
+    cluster.nodes.remove(0).stop().await;
     let state = cluster.state.clone();
     let back = tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(400)).await;

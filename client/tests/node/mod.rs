@@ -127,6 +127,13 @@ impl Node {
         Self { address: told.await.unwrap(), service, runtime: Some(runtime) }
     }
 
+    /// Ends it, and returns when nothing listens at its address any more.
+    pub(crate) async fn stop(mut self) {
+        let runtime = self.runtime.take().unwrap();
+        let stop = move || runtime.shutdown_timeout(Duration::from_secs(1));
+        tokio::task::spawn_blocking(stop).await.unwrap();
+    }
+
     /// What to do with the next requests; after that it serves them.
     pub(crate) fn script(&self, acts: impl IntoIterator<Item = Act>) {
         self.service.script.lock().unwrap().extend(acts);
