@@ -7,4 +7,7 @@
 )]
 
 mod bucket;
+mod damage;
+mod round_trip;
+mod store;
 mod support;

@@ -12,14 +12,17 @@ use keelstone_proto::disk::snapshot_row::Row;
 /// The state root as it is computed: BLAKE3 over the live records in key order,
 /// each as its key, modification and create revision, version, lease and value.
 /// Numbers are little-endian; key and value follow their lengths.
-pub(super) struct Root(blake3::Hasher);
+#[derive(Clone, Debug, Default)]
+pub struct Root(blake3::Hasher);
 
 impl Root {
-    pub(super) fn new() -> Self {
+    /// The root of no records.
+    pub fn new() -> Self {
         Self(blake3::Hasher::new())
     }
 
-    pub(super) fn add(&mut self, key: &Key, record: &Record) {
+    /// Adds the record of the next key.
+    pub fn add(&mut self, key: &Key, record: &Record) {
         let length = |bytes: &[u8]| (bytes.len() as u64).to_le_bytes();
         let hasher = &mut self.0;
         hasher.update(&length(key.as_bytes())).update(key.as_bytes());
@@ -30,7 +33,8 @@ impl Root {
         hasher.update(&length(&record.value)).update(&record.value);
     }
 
-    pub(super) fn finish(&self) -> [u8; 32] {
+    /// The root of the records so far.
+    pub fn finish(&self) -> [u8; 32] {
         *self.0.finalize().as_bytes()
     }
 }
@@ -149,7 +153,8 @@ impl Export {
         let mut chunk = Chunk::default();
         if matches!(self.stage, Stage::Head) {
             chunk.put(Row::Head(machine_codec::head_to_proto(self.view.head_ref())));
-            self.stage = Stage::Leases(LeaseId(i64::MIN));
+            // Ids are positive, and in rows a negative one would come last.
+            self.stage = Stage::Leases(LeaseId::NONE);
         }
         if let Stage::Leases(from) = self.stage {
             self.stage = self.leases(from, &mut chunk)?;

@@ -37,12 +37,12 @@ use crate::disk::{Engine, EngineKind, EngineOptions, LogId, MemoryDisk, Table, W
 use crate::machine::{self, Event, Head, Reply, Transition, View as _};
 use bytes::Bytes;
 pub use error::{OpenError, StateError};
-pub use export::{Export, ExportChunk, ExportTrailer};
+pub use export::{Export, ExportChunk, ExportTrailer, Root as StateRoot};
 pub use history::Versions;
 use home::Home;
 pub use install::{FinishedSnapshot, RestoreWriter, SnapshotWriter};
 use keelstone_proto::disk::Membership;
-pub use snapshot::{SnapshotReader, SnapshotTrailer};
+pub use snapshot::{SnapshotReader, SnapshotTrailer, parse_frames, put_frame};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 pub use view::StateView;

@@ -36,7 +36,11 @@ pub struct SnapshotTrailer {
 }
 
 /// Appends a row's frame to a chunk.
-pub(super) fn put_frame(chunk: &mut BytesMut, row: Row) {
+///
+/// # Panics
+///
+/// If the row is larger than 4 GiB.
+pub fn put_frame(chunk: &mut BytesMut, row: Row) {
     let row = disk::SnapshotRow { row: Some(row) };
     let length = row.encoded_len();
     chunk.reserve(4 + length);
@@ -44,8 +48,9 @@ pub(super) fn put_frame(chunk: &mut BytesMut, row: Row) {
     row.encode(chunk).expect("a BytesMut grows");
 }
 
-/// The rows of a chunk.
-pub(super) fn parse_frames(mut chunk: Bytes) -> impl Iterator<Item = Result<Row, StateError>> {
+/// The rows of a chunk, which are parts of its bytes. The first that cannot be
+/// read is the last.
+pub fn parse_frames(mut chunk: Bytes) -> impl Iterator<Item = Result<Row, StateError>> {
     let bad = |problem: &str| StateError::BadSnapshot(problem.to_owned());
     std::iter::from_fn(move || {
         if chunk.is_empty() {
