@@ -9,6 +9,8 @@ use keelstone_proto::v1::{KeySpan, RangeRequest, SessionCloseRequest, StatusRequ
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// A connection to a Keelstone cluster. Cheap to clone; clones share
 /// connections and session.
@@ -36,6 +38,8 @@ pub struct Client {
 struct Shared {
     endpoints: Endpoints,
     session: Arc<Session>,
+    /// The newest position that was read for quiet watches, and when.
+    recent: Mutex<Option<(Instant, Position)>>,
 }
 
 impl Client {
@@ -45,7 +49,7 @@ impl Client {
     }
 
     pub(crate) fn new(endpoints: Endpoints, options: CallOptions) -> Self {
-        let shared = Shared { endpoints, session: Arc::default() };
+        let shared = Shared { endpoints, session: Arc::default(), recent: Mutex::default() };
         Self { shared: Arc::new(shared), options: Arc::new(options) }
     }
 
@@ -108,6 +112,21 @@ impl Client {
             })
             .await?;
         Ok(Position::of(response.header.as_ref()))
+    }
+
+    /// The newest revision of a moment ago: all watches of a client share one
+    /// read per second.
+    pub(crate) async fn recent_position(&self) -> Result<Position, Error> {
+        let mut recent = self.shared.recent.lock().await;
+        match *recent {
+            Some((read, position)) if read.elapsed() < Duration::from_secs(1) => Ok(position),
+            _ => {
+                let asked = Instant::now();
+                let position = self.with_timeout(Duration::from_secs(5)).position().await?;
+                *recent = Some((asked, position));
+                Ok(position)
+            }
+        }
     }
 
     /// Ends the session, so that the cluster need not remember it until it

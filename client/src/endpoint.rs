@@ -68,7 +68,7 @@ impl Endpoint {
     /// A stream failed, or was not opened. Any node can serve streams, so that
     /// says nothing about who leads.
     pub(crate) fn stream_failed(&self, failure: &Failure) {
-        if failure.transient {
+        if failure.unreachable {
             self.failed();
         }
     }

@@ -5,6 +5,10 @@
 //! to a connection, the next one begins there, so that no change is lost; and
 //! what a server sends from below it is dropped, so that none comes twice.
 //!
+//! A node that is cut off from the others still answers, and has nothing new to
+//! tell. So a quiet watch asks the cluster from time to time how far it is, and
+//! goes to another node if its own does not get there.
+//!
 //! There is no task and no queue behind it: a watch that nobody polls holds
 //! what HTTP/2's window holds, and the server waits.
 
@@ -20,6 +24,7 @@ use keelstone_proto::v1::ResponseHeader;
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
@@ -28,6 +33,11 @@ use tonic::{Status, Streaming};
 const SILENCE_MAX: Duration = PROGRESS_INTERVAL.saturating_mul(5);
 /// How long opening a stream may take.
 const OPEN_MAX: Duration = Duration::from_secs(5);
+
+/// How long a watch is quiet before it asks how far the cluster is.
+const QUIET: Duration = Duration::from_secs(4);
+/// How long its node then has to get there; more than [`PROGRESS_INTERVAL`].
+const CATCH_UP_MAX: Duration = PROGRESS_INTERVAL.saturating_mul(2);
 
 /// What is watched.
 pub(crate) trait Feed: Send {
@@ -86,6 +96,55 @@ pub(crate) enum End {
     Final(Error),
 }
 
+/// Whether the node that serves a quiet watch keeps up with the cluster.
+enum Check {
+    /// To be asked then.
+    At(Instant),
+    /// The cluster is being asked.
+    Asking(BoxFuture<'static, Result<Position, Error>>),
+    /// The node has to be there by then.
+    Due(Revision, Instant),
+}
+
+impl Check {
+    /// Completes when something follows from it. Can be cancelled.
+    async fn step(&mut self, client: &Client, progress: Revision) -> Keeps {
+        match self {
+            Self::At(moment) => {
+                tokio::time::sleep_until(*moment).await;
+                let client = client.clone();
+                *self = Self::Asking(Box::pin(async move { client.recent_position().await }));
+                Keeps::Up
+            }
+            Self::Asking(asking) => {
+                let now = asking.await;
+                *self = match now {
+                    Ok(at) if at.revision > progress => {
+                        Self::Due(at.revision, Instant::now() + CATCH_UP_MAX)
+                    }
+                    // Nobody can say, or all is well.
+                    Ok(_) | Err(_) => Self::At(Instant::now() + QUIET),
+                };
+                Keeps::Up
+            }
+            Self::Due(revision, until) => {
+                if progress < *revision {
+                    tokio::time::sleep_until(*until).await;
+                }
+                let keeps = if progress < *revision { Keeps::Behind } else { Keeps::Up };
+                *self = Self::At(Instant::now() + QUIET);
+                keeps
+            }
+        }
+    }
+}
+
+/// Whether a node keeps up.
+enum Keeps {
+    Up,
+    Behind,
+}
+
 /// A stream of changes that goes on whatever connection is lost.
 pub(crate) struct Follow<F: Feed> {
     client: Client,
@@ -99,6 +158,9 @@ pub(crate) struct Follow<F: Feed> {
     back_off: BackOff,
     /// Streams that were opened, or not, since one last said something.
     fruitless: u32,
+    /// When the server last said anything.
+    heard: Instant,
+    check: Check,
     ended: bool,
 }
 
@@ -124,6 +186,8 @@ impl<F: Feed> Follow<F> {
             open: None,
             back_off: BackOff::of_streams(),
             fruitless: 0,
+            heard: Instant::now(),
+            check: Check::At(Instant::now() + QUIET),
             ended: false,
         })
     }
@@ -162,8 +226,23 @@ impl<F: Feed> Follow<F> {
     /// Takes one response, or repairs the connection. Nothing is held across an
     /// await that a cancelled call would lose.
     async fn advance(&mut self) -> Result<(), Error> {
+        let progress = self.progress().revision;
         let Some((stream, chosen)) = &mut self.open else { return self.reopen().await };
-        let failure = match tokio::time::timeout(SILENCE_MAX, stream.message()).await {
+        let message = tokio::time::timeout_at(self.heard + SILENCE_MAX, stream.message());
+        let answer = tokio::select! {
+            biased;
+            answer = message => answer,
+            keeps = self.check.step(&self.client, progress) => {
+                return match keeps {
+                    Keeps::Up => Ok(()),
+                    Keeps::Behind => {
+                        let failure = Failure::behind(chosen.endpoint.address());
+                        self.lose(Some(failure))
+                    }
+                };
+            }
+        };
+        let failure = match answer {
             Ok(Ok(Some(response))) => return self.take(response),
             Ok(Ok(None)) => None,
             Ok(Err(status)) => Some(Failure::of(&status)),
@@ -193,6 +272,8 @@ impl<F: Feed> Follow<F> {
         let failure = match tokio::time::timeout(OPEN_MAX, opening).await {
             Ok(Ok(stream)) => {
                 self.open = Some((stream, chosen));
+                self.heard = Instant::now();
+                self.check = Check::At(Instant::now() + QUIET);
                 return Ok(());
             }
             Ok(Err(status)) => Failure::of(&status),
@@ -206,9 +287,13 @@ impl<F: Feed> Follow<F> {
     }
 
     fn take(&mut self, response: F::Response) -> Result<(), Error> {
+        self.heard = Instant::now();
         self.check_history(response.header())?;
         match self.feed.read(response) {
-            Step::Events(events) => self.queue(events),
+            Step::Events(events) => {
+                self.queue(events);
+                self.check = Check::At(Instant::now() + QUIET);
+            }
             Step::Progress(revision) => self.next = self.next.max(revision.next()),
             Step::End(End::Final(error)) => return Err(error),
             Step::End(End::Elsewhere) => {

@@ -56,6 +56,12 @@ impl Failure {
         }
     }
 
+    /// The node answers, and does not keep up with the others.
+    pub(crate) fn behind(endpoint: &str) -> Self {
+        let message = format!("{endpoint} has fallen behind the cluster");
+        Self { message, ..Self::silent(endpoint) }
+    }
+
     fn from_server(status: &Status, detail: ErrorDetail) -> Self {
         let outcome = match detail.outcome() {
             keelstone_proto::v1::Outcome::NotApplied => Outcome::NotApplied,

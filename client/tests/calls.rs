@@ -250,6 +250,31 @@ async fn a_watch_delivers_each_change_once_though_its_streams_break() {
 }
 
 #[tokio::test]
+async fn a_watch_leaves_a_node_that_was_cut_off() {
+    let cluster = Cluster::of(2).await;
+    let client = cluster.client();
+    // Watches go to the nodes in turn: each serves one.
+    let mut watches = Vec::new();
+    for _ in 0..2 {
+        watches.push(client.kv().watch("a").start().await.unwrap());
+    }
+    client.kv().put("a", "1").send().await.unwrap();
+    for watch in &mut watches {
+        watch.next().await.unwrap().unwrap();
+    }
+    // It still answers, and hears nothing of the others any more.
+    cluster.nodes[0].freeze();
+    client.kv().put("a", "2").send().await.unwrap();
+    let delivered = watches.iter_mut().map(|watch| async move {
+        let changes = tokio::time::timeout(Duration::from_secs(12), watch.next()).await;
+        changes.unwrap().unwrap().unwrap().revision
+    });
+    let delivered = futures::future::join_all(delivered).await;
+    assert_eq!(delivered, [Revision::new(3), Revision::new(3)]);
+    assert_eq!(cluster.state.lock().unwrap().watches, 3, "one had to move");
+}
+
+#[tokio::test]
 async fn a_watch_ends_when_its_history_is_gone_or_another() {
     let cluster = Cluster::of(1).await;
     let client = cluster.client();

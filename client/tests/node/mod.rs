@@ -13,6 +13,7 @@ use keelstone_proto::v1::*;
 use prost::Message as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -89,6 +90,8 @@ struct Service {
     state: Arc<Mutex<State>>,
     script: Arc<Mutex<VecDeque<Act>>>,
     requests: Arc<Mutex<u64>>,
+    /// Cut off from the others: its watches tell nothing.
+    frozen: Arc<AtomicBool>,
 }
 
 /// A running node. Its connections break when it is dropped.
@@ -107,8 +110,12 @@ impl Node {
 
     /// Starts where another one was.
     pub(crate) async fn start_at(address: &str, state: &Arc<Mutex<State>>) -> Self {
-        let service =
-            Service { state: state.clone(), script: Arc::default(), requests: Arc::default() };
+        let service = Service {
+            state: state.clone(),
+            script: Arc::default(),
+            requests: Arc::default(),
+            frozen: Arc::default(),
+        };
         let runtime = Runtime::new().unwrap();
         let (wanted, served) = (address.to_owned(), service.clone());
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -137,6 +144,11 @@ impl Node {
     /// What to do with the next requests; after that it serves them.
     pub(crate) fn script(&self, acts: impl IntoIterator<Item = Act>) {
         self.service.script.lock().unwrap().extend(acts);
+    }
+
+    /// Cuts it off from the others.
+    pub(crate) fn freeze(&self) {
+        self.service.frozen.store(true, Ordering::Relaxed);
     }
 
     /// How many puts and ranges reached it.
@@ -368,6 +380,9 @@ impl Service {
     /// The next response, and where to go on. A node is allowed to send again
     /// what a careless resumption asks for, so it always begins one earlier.
     fn watch_step(&self, next: u64, sent: usize) -> Result<Option<(WatchResponse, u64)>, Status> {
+        if self.frozen.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let state = self.state.lock().unwrap();
         if state.watch_breaks_after > 0 && sent >= state.watch_breaks_after {
             return Err(Status::unknown("h2 protocol error: connection reset"));
