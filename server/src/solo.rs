@@ -35,6 +35,7 @@ struct Applying {
     index: u64,
     now: Millis,
     refusal: Option<ProposeError>,
+    leader: Option<u64>,
 }
 
 impl Solo {
@@ -56,7 +57,12 @@ impl Solo {
         Arc::new(Self {
             state: Arc::new(state),
             changes: Arc::new(ChangeLog::new(revision, bytes)),
-            applying: Mutex::new(Applying { index: 0, now: Millis(1_000_000), refusal: None }),
+            applying: Mutex::new(Applying {
+                index: 0,
+                now: Millis(1_000_000),
+                refusal: None,
+                leader: Some(1),
+            }),
             reads: Mutex::new(None),
         })
     }
@@ -70,6 +76,11 @@ impl Solo {
     /// Refuses every proposal from now on, or accepts them again.
     pub fn refuse(&self, refusal: Option<ProposeError>) {
         self.applying().refusal = refusal;
+    }
+
+    /// Says from now on who leads; this node is 1.
+    pub fn lead(&self, leader: Option<u64>) {
+        self.applying().leader = leader;
     }
 
     /// Refuses linearizable reads from now on, or serves them again.
@@ -155,11 +166,11 @@ impl Core for Solo {
     }
 
     fn status(&self) -> CoreStatus {
-        let index = self.applying().index;
+        let Applying { index, leader, .. } = *self.applying();
         CoreStatus {
             term: 1,
-            role: "leader",
-            leader: Some(1),
+            role: if leader == Some(1) { "leader" } else { "follower" },
+            leader,
             last_log_index: index,
             committed_index: index,
             applied_index: index,

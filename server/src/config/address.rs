@@ -76,7 +76,11 @@ impl TryFrom<String> for InitialMember {
 }
 
 /// Whether `address` is `HOST:PORT` with a port that can be dialled.
-pub(super) fn check_address(address: &str) -> Result<(), &'static str> {
+///
+/// # Errors
+///
+/// Says what is wrong with it.
+pub fn check_address(address: &str) -> Result<(), &'static str> {
     let (host, port) = address.rsplit_once(':').ok_or("an address has no port")?;
     if host.is_empty() {
         return Err("an address has no host");

@@ -13,7 +13,7 @@ mod address;
 mod load;
 mod problems;
 
-pub use address::{InitialMember, ParseMemberError};
+pub use address::{InitialMember, ParseMemberError, check_address};
 pub use load::{Flags, LoadError, Loaded, load};
 
 use serde::{Deserialize, Serialize};

@@ -8,9 +8,11 @@
 //! Labels have few values and never hold a key, a value or a name that a user
 //! chose. docs/metrics.md lists all of them and is kept true by a test.
 
+mod facts;
 mod process;
 mod sample;
 
+pub use facts::{Ask, Facts};
 pub use process::Process;
 pub use sample::Sample;
 

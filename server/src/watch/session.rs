@@ -178,10 +178,7 @@ impl Session {
     /// Fails if the id is in use: no answer could tell the two apart.
     pub async fn create(&mut self, create: Create) -> Result<(), Refusal> {
         let id = create.id;
-        if self.watches.contains_key(&id) {
-            let problem = format!("watch {id} exists: choose ids that are unique in the stream");
-            return Err(Refusal { field: "create.watch_id", problem });
-        }
+        self.check_unused(id)?;
         match self.begin(create).await {
             Ok((start, watch)) => {
                 self.count(watch.state, 1);
@@ -191,6 +188,25 @@ impl Session {
             Err(end) => self.tell_end(id, end),
         }
         Ok(())
+    }
+
+    /// Says why a watch does not begin that could not even be understood.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the id is in use, as [`create`](Self::create) does.
+    pub fn refuse(&mut self, id: u64, end: End) -> Result<(), Refusal> {
+        self.check_unused(id)?;
+        self.tell_end(id, end);
+        Ok(())
+    }
+
+    fn check_unused(&self, id: u64) -> Result<(), Refusal> {
+        if !self.watches.contains_key(&id) {
+            return Ok(());
+        }
+        let problem = format!("watch {id} exists: choose ids that are unique in the stream");
+        Err(Refusal { field: "create.watch_id", problem })
     }
 
     async fn begin(&self, create: Create) -> Result<(Revision, Watch), End> {
