@@ -16,8 +16,21 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
 const CRC_BYTES: usize = super::engine::ROW_SPARE_BYTES;
-/// The key of each table's stamp; no other row may use it.
+/// The key of each table's stamp. Keys of nothing but zeros, the empty one among
+/// them, are stored two zeros longer, which keeps the order and leaves this one
+/// free.
 const STAMP_KEY: &[u8] = &[0];
+const ZEROS_ADDED: usize = 2;
+
+/// A row's key as it is stored.
+fn stored(key: Bytes) -> Bytes {
+    if key.iter().any(|byte| *byte != 0) { key } else { vec![0; key.len() + ZEROS_ADDED].into() }
+}
+
+/// The row's key that is stored so.
+fn restored(key: Bytes) -> Bytes {
+    if key.iter().any(|byte| *byte != 0) { key } else { key.slice(ZEROS_ADDED..) }
+}
 
 type Stamps = [u64; Table::ALL.len()];
 
@@ -36,12 +49,12 @@ impl Checked {
     /// table says.
     pub fn open(engine: Box<dyn Engine>) -> Result<Self, EngineError> {
         let view = CheckedView { view: engine.view()? };
-        let stamps = match view.get_row(Table::Meta, STAMP_KEY)? {
+        let stamps = match view.get_stored(Table::Meta, STAMP_KEY)? {
             Some(row) => parse_stamps(&row)?,
             None => Stamps::default(),
         };
         for table in Table::ALL.into_iter().filter(|table| *table != Table::Meta) {
-            let found = match view.get_row(table, STAMP_KEY)? {
+            let found = match view.get_stored(table, STAMP_KEY)? {
                 Some(row) => parse_number(table, &row)?,
                 None => 0,
             };
@@ -90,9 +103,7 @@ impl Engine for Checked {
         let number = next[usize::from(Table::Meta.number())] + 1;
         next[usize::from(Table::Meta.number())] = number;
         for (table, key, value) in &mut batch.rows {
-            if key.is_empty() || key.as_ref() == STAMP_KEY {
-                return Err(EngineError::Engine("a row's key is empty or reserved".to_owned()));
-            }
+            *key = stored(std::mem::take(key));
             next[usize::from(table.number())] = number;
             if let Some(value) = value {
                 *value = seal(*table, key, std::mem::take(value));
@@ -164,25 +175,31 @@ struct CheckedView {
 }
 
 impl CheckedView {
-    fn get_row(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+    fn get_stored(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         self.view.get(table, key)?.map(|sealed| unseal(table, key, sealed)).transpose()
     }
 }
 
 impl EngineView for CheckedView {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        if key == STAMP_KEY { Ok(None) } else { self.get_row(table, key) }
+        match key.first() {
+            Some(byte) if *byte != 0 => self.get_stored(table, key),
+            _ => self.get_stored(table, &stored(Bytes::copy_from_slice(key))),
+        }
     }
 
     fn scan(
         &self,
         table: Table,
-        range: (Bound<Bytes>, Bound<Bytes>),
+        (from, until): (Bound<Bytes>, Bound<Bytes>),
         descending: bool,
     ) -> Rows<'_> {
+        let range = (from.map(stored), until.map(stored));
         let rows = self.view.scan(table, range, descending).filter_map(move |row| match row {
             Ok((key, _)) if key.as_ref() == STAMP_KEY => None,
-            Ok((key, sealed)) => Some(unseal(table, &key, sealed).map(|value| (key, value))),
+            Ok((key, sealed)) => {
+                Some(unseal(table, &key, sealed).map(|value| (restored(key), value)))
+            }
             Err(error) => Some(Err(error)),
         });
         Box::new(rows)

@@ -135,7 +135,8 @@ pub trait EngineView: Send + Sync {
 ///   durable, against a power cut too.
 /// * Rows come back as they were written or not at all: each carries a checksum,
 ///   see [`Checked`](super::Checked).
-/// * Row keys are not empty and not a single zero byte, which `Checked` uses.
+/// * A row's key may be anything up to 16 KiB, also empty: `Checked` sees to it
+///   that what is below it never gets an empty one.
 pub trait Engine: Send + Sync {
     /// A consistent state that contains every batch committed so far.
     ///

@@ -22,6 +22,7 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 /// Bytes of rows that are kept for open views. Beyond it, the oldest are given
 /// up.
@@ -51,10 +52,7 @@ impl SledEngine {
             .cache_capacity(options.cache_bytes)
             // The log is durable; the state is when it is checkpointed.
             .flush_every_ms(None);
-        // On some damage sled panics instead of answering.
-        let database = catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|_| EngineError::Engine("sled could not read its files".to_owned()))?
-            .map_err(failed)?;
+        let database = open_database(&config)?;
         let tree = VersionedTree { database, images: RwLock::default() };
         Ok(Self {
             tree: Arc::new(tree),
@@ -97,6 +95,30 @@ impl SledEngine {
         *durable = present;
         File::open(blobs)?.sync_all()
     }
+}
+
+/// A closed sled lets go of its lock in the background, somewhat later.
+const LOCK_WAIT: Duration = Duration::from_millis(20);
+const LOCK_TRIES: usize = 500;
+
+fn open_database(config: &sled::Config) -> Result<sled::Db, EngineError> {
+    let mut tries = 0;
+    loop {
+        // On some damage sled panics instead of answering.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| EngineError::Engine("sled could not read its files".to_owned()))?;
+        match opened {
+            Err(sled::Error::Io(error)) if is_locked(&error) && tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_WAIT);
+            }
+            opened => return opened.map_err(failed),
+        }
+    }
+}
+
+fn is_locked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Other && error.to_string().contains("could not acquire lock")
 }
 
 fn failed(error: sled::Error) -> EngineError {

@@ -25,6 +25,8 @@ mod commit;
 mod compact;
 mod error;
 mod export;
+#[cfg(test)]
+mod golden;
 mod history;
 mod home;
 mod install;

@@ -55,7 +55,8 @@ impl StateView {
         machine::read_range(self, range)
     }
 
-    /// Leases from `from` on, in the order of their ids, at most `limit`.
+    /// Leases from `from` on, in the order of their ids (which are positive), at
+    /// most `limit`.
     ///
     /// # Errors
     ///
