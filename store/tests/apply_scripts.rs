@@ -140,6 +140,7 @@ scripts!(
     revision,
     session,
     session_end,
+    session_replan,
     session_window,
     time,
 );
