@@ -15,7 +15,7 @@ pub struct Damage {
     pub problem: String,
 }
 
-/// What kind of end this is, for the exit code of a program.
+/// What kind of end this is; a program chooses its exit code by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// It did not work; trying again may help.
@@ -24,17 +24,6 @@ pub enum Class {
     Refused,
     /// The backup is not what was written.
     VerificationFailed,
-}
-
-impl Class {
-    /// The exit code: 1, 2 or 3.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Failed => 1,
-            Self::Refused => 2,
-            Self::VerificationFailed => 3,
-        }
-    }
 }
 
 /// Why a backup or a restore did not do what was asked.

@@ -24,9 +24,12 @@ mod pack;
 mod probe;
 mod progress;
 mod repo;
+mod restore;
 mod rows;
 mod scan;
+mod site;
 mod source;
+mod token;
 mod verify;
 
 pub use bucket::{Bucket, BucketError, Created, LIST_MAX, OBJECT_BYTES_MAX, ObjectMeta, Retry};
@@ -39,6 +42,8 @@ pub use manifest::{
 pub use probe::Capabilities;
 pub use progress::{Observer, Phase, Progress, Unobserved};
 pub use repo::{Entry, Listing, Repo, Unreadable};
+pub use restore::{LEASE_GRACE, REVISION_BUMP, RestoreMember, RestoreOptions, Restored, restore};
 pub use rows::{Counts, Origin};
 pub use source::{Source, SourceHeader, SourcePart, SourceTrailer};
+pub use token::{NotAToken, RestoreToken};
 pub use verify::{Verified, verify};

@@ -8,6 +8,7 @@
 
 mod bucket;
 mod damage;
+mod restoring;
 mod round_trip;
 mod store;
 mod support;
