@@ -5,7 +5,9 @@ use super::status::{self, Failure};
 use crate::changes::Position;
 use crate::config::LimitsConfig;
 use crate::core::{Consistency, Core, ProposeError};
+use crate::entities::{Answer, Entities};
 use crate::metrics::{Facts, Metrics};
+use crate::settings::Settings;
 use crate::watch::Hub;
 use keelstone_proto::v1::{self, ResponseHeader};
 use keelstone_store::Revision;
@@ -29,6 +31,10 @@ pub struct Services {
     pub core: Arc<dyn Core>,
     /// The watch hub over its changes.
     pub hub: Arc<Hub>,
+    /// Types and entities over it.
+    pub entities: Arc<Entities>,
+    /// Configuration over it.
+    pub settings: Arc<Settings>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What is known of the node besides the core.
@@ -45,6 +51,8 @@ pub(super) struct Deadline(pub(super) Instant);
 pub(super) struct Context {
     pub(super) core: Arc<dyn Core>,
     pub(super) hub: Arc<Hub>,
+    pub(super) entities: Arc<Entities>,
+    pub(super) settings: Arc<Settings>,
     pub(super) facts: Facts,
     pub(super) limits: LimitsConfig,
     pub(super) exports: Arc<Semaphore>,
@@ -57,11 +65,22 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(services: Services, stop: CancellationToken) -> Arc<Self> {
-        let Services { core, hub, facts, limits, metrics: _ } = services;
+        let Services { core, hub, entities, settings, facts, limits, metrics: _ } = services;
         let position = core.changes().subscribe();
         let exports = Arc::new(Semaphore::new(EXPORTS_MAX));
         let history = Mutex::new(None);
-        Arc::new(Self { core, hub, facts, limits, exports, stop, position, history })
+        Arc::new(Self {
+            core,
+            hub,
+            entities,
+            settings,
+            facts,
+            limits,
+            exports,
+            stop,
+            position,
+            history,
+        })
     }
 
     /// Replicates a command; its span learns the command and the revision.
@@ -146,6 +165,28 @@ impl Context {
     /// Until the node refuses writes.
     pub(super) async fn stopped(&self) {
         self.stop.cancelled().await;
+    }
+
+    /// When a write's time is up; its span learns the command. Refuses it if the
+    /// node stops.
+    pub(super) fn write_deadline<T>(
+        &self,
+        request: &tonic::Request<T>,
+        command: &'static str,
+    ) -> Result<Instant, Status> {
+        Span::current().record("command", command);
+        if self.stop.is_cancelled() {
+            return Err(status::of(ProposeError::Stopping));
+        }
+        Ok(self.deadline(request))
+    }
+
+    /// The header of an answer of the entity loop, and its value; the span
+    /// learns the revision.
+    pub(super) fn answer<T>(&self, answer: Answer<T>) -> (ResponseHeader, T) {
+        let Answer { value, revision, history, serializable } = answer;
+        Span::current().record("revision", display(revision));
+        (ResponseHeader { serializable, ..self.header_of(revision, history) }, value)
     }
 
     /// When a request's time is up.

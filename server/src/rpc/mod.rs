@@ -16,8 +16,10 @@
 //! | health, reflection | `serve.rs` |
 
 mod cluster;
+mod config;
 mod context;
 mod convert;
+mod entities;
 mod export;
 mod kv;
 mod layer;
@@ -28,6 +30,7 @@ mod sessions;
 mod status;
 #[cfg(test)]
 mod tests;
+mod types;
 mod watch;
 
 pub use context::Services;

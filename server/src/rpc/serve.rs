@@ -1,21 +1,27 @@
 //! The services on a listener.
 
 use super::cluster::ClusterService;
+use super::config::ConfigService;
 use super::context::{Context, Services};
+use super::entities::EntityService;
 use super::export::ExportService;
 use super::kv::KvService;
 use super::layer::Guard;
 use super::leases::LeaseService;
 use super::sessions::SessionService;
+use super::types::TypeService;
 use super::watch::WatchService;
 use crate::config::LimitsConfig;
 use crate::tls::accept::{Connection, Demands, Listener, connections};
 use crate::tls::{Caller, ServerConfigs};
 use keelstone_proto::v1::cluster_server::ClusterServer;
+use keelstone_proto::v1::config_server::ConfigServer;
+use keelstone_proto::v1::entities_server::EntitiesServer;
 use keelstone_proto::v1::export_server::ExportServer;
 use keelstone_proto::v1::kv_server::KvServer;
 use keelstone_proto::v1::leases_server::LeasesServer;
 use keelstone_proto::v1::sessions_server::SessionsServer;
+use keelstone_proto::v1::types_server::TypesServer;
 use keelstone_proto::v1::watch_server::WatchServer;
 use std::io;
 use std::pin::Pin;
@@ -145,6 +151,17 @@ fn routes(
         .add_service(
             WatchServer::new(WatchService(context.clone()))
                 .max_decoding_message_size(SMALL_MESSAGE_BYTES),
+        )
+        .add_service(
+            TypesServer::new(TypeService(context.clone())).max_decoding_message_size(request_max),
+        )
+        .add_service(
+            EntitiesServer::new(EntityService(context.clone()))
+                .max_decoding_message_size(request_max),
+        )
+        .add_service(
+            ConfigServer::new(ConfigService(context.clone()))
+                .max_decoding_message_size(request_max),
         )
         .add_service(
             ClusterServer::new(ClusterService(context.clone()))

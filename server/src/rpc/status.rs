@@ -7,9 +7,11 @@
 //! command that was applied: to a client, no detail means "unknown".
 
 use crate::core::{AdminError, LeaderHint, ProposeError, ReadError};
+use crate::entities::EntityError;
 use crate::watch::{End, Refusal};
 use bytes::Bytes;
 use keelstone_proto::v1::{ErrorDetail, Outcome};
+use keelstone_store::entity::EntityRejection;
 use keelstone_store::machine::Rejection;
 use keelstone_store::machine::check::{Problem, Violation};
 use prost::Message as _;
@@ -287,6 +289,50 @@ impl From<End> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         Self::invalid(refusal.field, refusal.problem)
+    }
+}
+
+impl From<EntityRejection> for Failure {
+    fn from(rejection: EntityRejection) -> Self {
+        EntityError::Rejected(rejection).into()
+    }
+}
+
+impl From<EntityError> for Failure {
+    fn from(error: EntityError) -> Self {
+        let code = match error {
+            EntityError::Propose(error) => return error.into(),
+            EntityError::Read(error) => return error.into(),
+            EntityError::Machine(rejection) | EntityError::Session(rejection) => {
+                return rejection.into();
+            }
+            EntityError::Rejected(ref rejection) => code_of(rejection),
+            EntityError::Contended { .. } => Code::Unavailable,
+            EntityError::RefusedBefore | EntityError::WriteIdReused => Code::FailedPrecondition,
+            EntityError::NoValue => Code::NotFound,
+            EntityError::ValueConflict { .. } => Code::Aborted,
+            EntityError::PageToken(_) => Code::InvalidArgument,
+            EntityError::Damaged(_) => Code::DataLoss,
+        };
+        let failure = Self::refused(code, error.reason(), error.to_string())
+            .with_field(error.field())
+            .with_remedy(error.remedy())
+            .with_current(error.current_revision().map_or(0, keelstone_store::Revision::get));
+        let (limit, actual) = error.limit().unwrap_or_default();
+        let failure = failure.with_limit(limit, actual);
+        if error.may_take_effect() { failure.maybe_applied() } else { failure }
+    }
+}
+
+fn code_of(rejection: &EntityRejection) -> Code {
+    match rejection {
+        EntityRejection::NotFound(_) | EntityRejection::TypeNotFound(_) => Code::NotFound,
+        EntityRejection::Exists { .. } | EntityRejection::TypeDiffers { .. } => Code::AlreadyExists,
+        EntityRejection::Conflict { .. } => Code::Aborted,
+        EntityRejection::WrongState(_) | EntityRejection::FinalizerAdded => {
+            Code::FailedPrecondition
+        }
+        _ => Code::InvalidArgument,
     }
 }
 
