@@ -9,6 +9,7 @@ pub mod dev;
 pub mod entities;
 pub mod http;
 pub mod metrics;
+pub mod node;
 mod raft;
 pub mod replica;
 pub mod rpc;

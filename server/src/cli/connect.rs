@@ -21,13 +21,33 @@ pub(crate) struct Connection {
     )]
     pub(crate) endpoints: Vec<String>,
     /// PEM file: the roots that the servers' certificates must lead to.
-    #[arg(long, global = true, value_name = "FILE", env = "KEELSTONE_CACERT")]
+    #[arg(
+        id = "tls_cacert",
+        long = "cacert",
+        global = true,
+        value_name = "FILE",
+        env = "KEELSTONE_CACERT"
+    )]
     cacert: Option<PathBuf>,
     /// PEM file: this client's certificate.
-    #[arg(long, global = true, value_name = "FILE", env = "KEELSTONE_CERT", requires = "key")]
+    #[arg(
+        id = "tls_cert",
+        long = "cert",
+        global = true,
+        value_name = "FILE",
+        env = "KEELSTONE_CERT",
+        requires = "tls_key"
+    )]
     cert: Option<PathBuf>,
     /// PEM file: the private key of the certificate.
-    #[arg(long, global = true, value_name = "FILE", env = "KEELSTONE_KEY", requires = "cert")]
+    #[arg(
+        id = "tls_key",
+        long = "key",
+        global = true,
+        value_name = "FILE",
+        env = "KEELSTONE_KEY",
+        requires = "tls_cert"
+    )]
     key: Option<PathBuf>,
     /// How long a command may take.
     #[arg(

@@ -11,6 +11,8 @@ mod cert;
 mod completion;
 mod config;
 mod connect;
+#[cfg(feature = "dev-s3")]
+mod demo;
 mod dev;
 mod entity;
 mod exit;
@@ -20,6 +22,7 @@ mod lease;
 mod local;
 mod member;
 mod output;
+mod serve;
 mod types;
 mod watch;
 
@@ -44,6 +47,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(Box<serve::Serve>),
+    #[cfg(feature = "dev-s3")]
+    Demo(demo::Demo),
     Dev(dev::Dev),
     #[command(name = "type")]
     Type(types::Types),
@@ -81,6 +87,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let output = cli.connection.output;
     let connection = cli.connection;
     match cli.command {
+        Command::Serve(command) => command.run().await,
+        #[cfg(feature = "dev-s3")]
+        Command::Demo(command) => command.run().await,
         Command::Dev(command) => command.run().await,
         Command::Cert(command) => command.run(output),
         Command::Completion(command) => command.run::<Cli>(),
@@ -99,7 +108,8 @@ async fn ask(command: Command, client: &Client, output: Format) -> anyhow::Resul
         Command::Lease(command) => command.run(client, output).await,
         Command::Member(command) => command.run(client, output).await,
         Command::Status(command) => command.run(client, output).await,
-        Command::Dev(_) | Command::Cert(_) | Command::Completion(_) => Ok(()),
+        // The others were done before there was a client.
+        _ => Ok(()),
     };
     // The session would be forgotten by itself; closing it is a courtesy.
     client.close().await.ok();

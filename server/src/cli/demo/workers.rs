@@ -109,10 +109,8 @@ pub(super) async fn beat(
     sightings.longest_gap = Duration::ZERO;
     for beat in 1.. {
         let of = |section| move |id: &String| (id.clone(), section);
-        let turn = own
-            .iter()
-            .map(of(Section::Heartbeat))
-            .chain(others.iter().map(of(Section::Volumes)));
+        let turn =
+            own.iter().map(of(Section::Heartbeat)).chain(others.iter().map(of(Section::Volumes)));
         for (id, section) in turn {
             if board.stop.load(Ordering::Relaxed) {
                 return Ok(sightings);
@@ -135,9 +133,9 @@ async fn write(
 ) -> Result<()> {
     let patch = match section {
         Section::Heartbeat => samples::heartbeat(worker, beat),
-        Section::Volumes => json!({"status": {"csi": {"name": worker, "beat": beat}}})
-            .to_string()
-            .into_bytes(),
+        Section::Volumes => {
+            json!({"status": {"csi": {"name": worker, "beat": beat}}}).to_string().into_bytes()
+        }
     };
     let counter = sightings.counters.entry((id.to_owned(), section)).or_default();
     counter.attempted = beat;
