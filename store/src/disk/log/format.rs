@@ -35,7 +35,6 @@ const VOTE: u8 = 3;
 const TRUNCATE: u8 = 4;
 const PURGE: u8 = 5;
 const COMMITTED: u8 = 6;
-const CLOSE: u8 = 7;
 
 /// Records begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 8;
@@ -53,15 +52,37 @@ pub(super) const fn entry_bytes(payload: usize) -> usize {
 /// Bytes of the largest record that is not an entry.
 pub(super) const CONTROL_BYTES_MAX: usize = record_bytes(8 + ID_BYTES);
 
-/// The seed of a segment's checksums: a record of another segment never passes.
-pub(super) fn seed(segment: u64) -> u32 {
-    crc32c(&segment.to_le_bytes())
+/// A place in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+}
+
+impl Position {
+    /// Where a record starts that comes `bytes` later.
+    pub(super) fn plus(self, bytes: usize) -> Self {
+        Self { offset: self.offset + bytes as u64, ..self }
+    }
+
+    /// What a record's checksum starts from: one that was written elsewhere never
+    /// passes.
+    fn seed(self) -> u32 {
+        crc32c_append(crc32c(&self.segment.to_le_bytes()), &self.offset.to_le_bytes())
+    }
 }
 
 /// The low half of a round's number, which its records carry.
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is meant")]
 pub(super) const fn round_tag(round: u64) -> u32 {
     round as u32
+}
+
+/// Whether a record with this tag was written in a round after `round`. Rounds
+/// that are compared are never billions apart.
+pub(super) const fn is_later(tag: u32, round: u64) -> bool {
+    let ahead = tag.wrapping_sub(round_tag(round));
+    ahead != 0 && ahead < 1 << 31
 }
 
 /// The state of the log where a segment begins.
@@ -177,6 +198,57 @@ fn header_crc(sector: &[u8]) -> u32 {
     crc32c_append(crc32c(&sector[..12]), &sector[16..])
 }
 
+/// Where the mark of a clean end is kept: the sector after the header's.
+pub(super) const END_MARK_AT: usize = HEADER_SECTOR;
+const END_MAGIC: [u8; 8] = *b"KSTN-END";
+const END_BYTES: usize = 48;
+
+/// Says that a log was closed when everything up to a round was durable. It
+/// stays true, so it is left in place when the log goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EndMark {
+    pub(super) segment: u64,
+    pub(super) round: u64,
+    /// Where the next round goes.
+    pub(super) offset: u64,
+    /// The chain of checksums after the round.
+    pub(super) chain: u32,
+}
+
+impl EndMark {
+    /// The mark's sector.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_SECTOR);
+        out.put_slice(&END_MAGIC);
+        out.put_u32_le(FORMAT);
+        out.put_u32_le(0);
+        out.put_u64_le(self.segment);
+        out.put_u64_le(self.round);
+        out.put_u64_le(self.offset);
+        out.put_u32_le(self.chain);
+        out.put_u32_le(0);
+        let crc = header_crc(&out);
+        out[12..16].copy_from_slice(&crc.to_le_bytes());
+        out.resize(HEADER_SECTOR, 0);
+        out
+    }
+
+    /// Reads the mark of the segment whose contents are `bytes`. One that is not
+    /// readable claims nothing.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let sector = bytes.get(END_MARK_AT..END_MARK_AT + END_BYTES)?;
+        let mut rest = &sector[8..];
+        let (format, crc) = (rest.get_u32_le(), rest.get_u32_le());
+        let mark = Self {
+            segment: rest.get_u64_le(),
+            round: rest.get_u64_le(),
+            offset: rest.get_u64_le(),
+            chain: rest.get_u32_le(),
+        };
+        (sector[..8] == END_MAGIC && format == FORMAT && crc == header_crc(sector)).then_some(mark)
+    }
+}
+
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     let (chunks, rest) = bytes.as_chunks::<64>();
     chunks.iter().all(|chunk| chunk == &[0; 64]) && rest.iter().all(|byte| *byte == 0)
@@ -191,14 +263,12 @@ pub(super) enum Record<'a> {
     Truncate(Option<LogId>),
     Purge(LogId),
     Committed(LogId),
-    Close,
 }
 
 /// What begins each round, and says where and how long it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RoundMark {
-    pub(super) segment: u64,
-    pub(super) offset: u64,
+    pub(super) position: Position,
     pub(super) round: u64,
     /// Bytes of the round, from its mark on.
     pub(super) bytes: u32,
@@ -233,13 +303,14 @@ pub(super) struct Decoded<'a> {
     pub(super) bytes: usize,
 }
 
-/// Whether `bytes` start like a round's mark; cheaper than [`decode`].
-pub(super) fn looks_like_round(bytes: &[u8]) -> bool {
-    bytes.get(12..16).is_some_and(|found| found[0] == ROUND && found[1..] == MARK)
+/// Whether `bytes` start like a record; cheaper than [`decode`].
+pub(super) fn looks_like_record(bytes: &[u8]) -> bool {
+    bytes.get(13..16).is_some_and(|found| found == MARK)
 }
 
-/// Reads the record that `bytes` start with.
-pub(super) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordFlaw> {
+/// Reads the record that `bytes` start with, which must have been written at
+/// `position`.
+pub(super) fn decode(bytes: &[u8], position: Position) -> Result<Decoded<'_>, RecordFlaw> {
     let mut header = bytes.get(..RECORD_HEADER).ok_or(RecordFlaw::Length)?;
     if is_zero(header) {
         return Err(RecordFlaw::Blank);
@@ -255,7 +326,7 @@ pub(super) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordFlaw>
         return Err(RecordFlaw::Length);
     }
     let whole = bytes.get(..record_bytes(body_bytes)).ok_or(RecordFlaw::Length)?;
-    if crc32c_append(seed, &whole[4..]) != crc {
+    if crc32c_append(position.seed(), &whole[4..]) != crc {
         return Err(RecordFlaw::Checksum);
     }
     let body = &whole[RECORD_HEADER..RECORD_HEADER + body_bytes];
@@ -266,8 +337,7 @@ pub(super) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordFlaw>
 fn decode_body(kind: u8, mut body: &[u8]) -> Option<Record<'_>> {
     let record = match (kind, body.len()) {
         (ROUND, ROUND_BODY) => Record::Round(RoundMark {
-            segment: body.get_u64_le(),
-            offset: body.get_u64_le(),
+            position: Position { segment: body.get_u64_le(), offset: body.get_u64_le() },
             round: body.get_u64_le(),
             bytes: body.get_u32_le(),
             records: body.get_u32_le(),
@@ -285,7 +355,6 @@ fn decode_body(kind: u8, mut body: &[u8]) -> Option<Record<'_>> {
         }
         (PURGE, ID_BYTES) => Record::Purge(take_id(&mut body)),
         (COMMITTED, ID_BYTES) => Record::Committed(take_id(&mut body)),
-        (CLOSE, 0) => Record::Close,
         _ => return None,
     };
     Some(record)
@@ -296,25 +365,18 @@ pub(super) struct RoundEncoder<'a> {
     out: &'a mut Vec<u8>,
     /// Where the round starts in the buffer.
     start: usize,
-    seed: u32,
     mark: RoundMark,
     chain: u32,
 }
 
 impl<'a> RoundEncoder<'a> {
-    /// Begins round `round` at `offset` of `segment`.
-    pub(super) fn begin(
-        out: &'a mut Vec<u8>,
-        segment: u64,
-        offset: u64,
-        round: u64,
-        chain: u32,
-    ) -> Self {
+    /// Begins round `round` at `position`.
+    pub(super) fn begin(out: &'a mut Vec<u8>, position: Position, round: u64, chain: u32) -> Self {
         let start = out.len();
         // The mark is known when the round is complete.
         out.resize(start + ROUND_BYTES, 0);
-        let mark = RoundMark { segment, offset, round, bytes: 0, records: 0, chain };
-        Self { out, start, seed: seed(segment), mark, chain }
+        let mark = RoundMark { position, round, bytes: 0, records: 0, chain };
+        Self { out, start, mark, chain }
     }
 
     /// Bytes of the round so far.
@@ -355,13 +417,10 @@ impl<'a> RoundEncoder<'a> {
         self.record(COMMITTED, ID_BYTES, |out| put_id(out, id));
     }
 
-    pub(super) fn close(&mut self) {
-        self.record(CLOSE, 0, |_| {});
-    }
-
     fn record(&mut self, kind: u8, body_bytes: usize, body: impl FnOnce(&mut Vec<u8>)) {
         let tag = round_tag(self.mark.round);
-        let crc = put_record(self.out, self.seed, tag, kind, body_bytes, body);
+        let position = self.mark.position.plus(self.bytes());
+        let crc = put_record(self.out, position, tag, kind, body_bytes, body);
         self.chain = crc32c_append(self.chain, &crc.to_le_bytes());
         self.mark.records += 1;
     }
@@ -373,9 +432,9 @@ impl<'a> RoundEncoder<'a> {
         let mut encoded = Vec::with_capacity(ROUND_BYTES);
         let mark = self.mark;
         let tag = round_tag(mark.round);
-        let crc = put_record(&mut encoded, self.seed, tag, ROUND, ROUND_BODY, |out| {
-            out.put_u64_le(mark.segment);
-            out.put_u64_le(mark.offset);
+        let crc = put_record(&mut encoded, mark.position, tag, ROUND, ROUND_BODY, |out| {
+            out.put_u64_le(mark.position.segment);
+            out.put_u64_le(mark.position.offset);
             out.put_u64_le(mark.round);
             out.put_u32_le(mark.bytes);
             out.put_u32_le(mark.records);
@@ -390,7 +449,7 @@ impl<'a> RoundEncoder<'a> {
 /// Appends one record, and returns its checksum.
 fn put_record(
     out: &mut Vec<u8>,
-    seed: u32,
+    position: Position,
     round_tag: u32,
     kind: u8,
     body_bytes: usize,
@@ -404,7 +463,7 @@ fn put_record(
     out.put_slice(&MARK);
     body(out);
     out.resize(start + record_bytes(body_bytes), PAD);
-    let crc = crc32c_append(seed, &out[start + 4..]);
+    let crc = crc32c_append(position.seed(), &out[start + 4..]);
     out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
     crc
 }
@@ -431,9 +490,9 @@ pub(super) struct RoundFlaw {
 /// Reads the round that `bytes` start with, and which must be `expected` (of
 /// which `bytes` and `records` are not looked at). All or nothing.
 pub(super) fn decode_round(bytes: &[u8], expected: RoundMark) -> Result<Round<'_>, RoundFlaw> {
-    let seed = seed(expected.segment);
+    let start = expected.position;
     let flaw = |at, found: String, mark| RoundFlaw { at, found, mark };
-    let first = decode(bytes, seed).map_err(|found| flaw(0, found.to_string(), None))?;
+    let first = decode(bytes, start).map_err(|found| flaw(0, found.to_string(), None))?;
     let Record::Round(mark) = first.record else {
         return Err(flaw(0, "a record outside of a round".to_owned(), None));
     };
@@ -448,8 +507,8 @@ pub(super) fn decode_round(bytes: &[u8], expected: RoundMark) -> Result<Round<'_
     let mut records = Vec::with_capacity(mark.records as usize);
     let mut at = first.bytes;
     while at < whole.len() {
-        let next =
-            decode(&whole[at..], seed).map_err(|found| flaw(at, found.to_string(), Some(mark)))?;
+        let next = decode(&whole[at..], start.plus(at))
+            .map_err(|found| flaw(at, found.to_string(), Some(mark)))?;
         if next.round_tag != round_tag(mark.round) {
             return Err(flaw(at, "a record of another round".to_owned(), Some(mark)));
         }

@@ -1,6 +1,6 @@
 //! The log as Raft uses it.
 
-use super::format::{self, Record};
+use super::format::{self, Position, Record};
 use super::index::Located;
 use super::shared::Shared;
 use super::upkeep::{Upkeep, segment_name};
@@ -195,7 +195,8 @@ fn read_located(located: &[Located]) -> Result<Vec<LogEntry>, LogError> {
 fn verified(buffer: &Bytes, start: u32, located: &Located) -> Result<LogEntry, LogError> {
     let at = (located.place.offset - start) as usize;
     let whole = &buffer[at..at + located.place.bytes as usize];
-    let found = match format::decode(whole, format::seed(located.sequence)) {
+    let position = Position { segment: located.sequence, offset: u64::from(located.place.offset) };
+    let found = match format::decode(whole, position) {
         Ok(decoded) => match decoded.record {
             Record::Entry(id, payload) if id.index == located.index => {
                 return Ok(LogEntry { id, payload: buffer.slice_ref(payload) });
@@ -206,7 +207,7 @@ fn verified(buffer: &Bytes, start: u32, located: &Located) -> Result<LogEntry, L
     };
     Err(LogError::Damaged(Damage {
         segment: segment_name(located.sequence),
-        offset: u64::from(located.place.offset),
+        offset: position.offset,
         expected: format!("the entry of index {}", located.index),
         found,
     }))

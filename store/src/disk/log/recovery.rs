@@ -5,7 +5,8 @@
 //! torn, the last, and it was never acknowledged. A place that cannot be read is
 //! taken for the torn round only if nothing speaks against it:
 //!
-//! * no later round and no later segment was begun;
+//! * no later round and no later segment was begun, and the log was not closed
+//!   after it;
 //! * bytes of it are missing. A disk writes a sector whole or not at all, and
 //!   all of it was zero before, so a torn round shows a stretch of zeros within
 //!   a sector or lacks its last byte, which is never zero. If instead every
@@ -15,8 +16,8 @@
 //! Nothing is changed on the disk before all of it was judged.
 
 use super::format::{
-    self, Carried, HEADER_BYTES, HEADER_SECTOR, Header, HeaderFlaw, ROUND_BYTES, Record, Round,
-    RoundFlaw, RoundMark, is_zero,
+    self, Carried, EndMark, HEADER_BYTES, HEADER_SECTOR, Header, HeaderFlaw, Position, ROUND_BYTES,
+    Record, Round, RoundFlaw, RoundMark, is_zero,
 };
 use super::index::{Index, Place, SegmentPlaces};
 use super::upkeep::{self, Blank, segment_name, segment_sequence};
@@ -50,7 +51,9 @@ struct Files {
 
 pub(super) fn open(storage: &Arc<dyn Storage>, options: &LogOptions) -> Result<Opened, OpenError> {
     check(options)?;
-    storage.sync_dir().map_err(OpenError::io("syncing the directory"))?;
+    upkeep::remove_unfinished(&**storage)
+        .and_then(|()| storage.sync_dir())
+        .map_err(OpenError::io("syncing the directory"))?;
     let files = sort_out(&**storage, options)?;
     if files.used.is_empty() {
         return create(&**storage, options, files.spare);
@@ -224,6 +227,12 @@ impl Replay {
             self.apply(&round, at);
             at += round.bytes;
         }
+        if let Some(end) = pages.end_mark()
+            && end.round > self.round
+        {
+            let found = format!("none, though the log was closed after round {}", end.round);
+            return Err(pages.damage(at, format!("round {}", self.round + 1), found).into());
+        }
         self.position = at as u64;
         Ok(())
     }
@@ -238,7 +247,8 @@ impl Replay {
             }
             Err(flaw) => {
                 let known = self.started || pages.sequence == 1;
-                if pages.newest && known && flaw != HeaderFlaw::Unreadable {
+                let cut = flaw != HeaderFlaw::Unreadable && pages.end_mark().is_none();
+                if pages.newest && known && cut {
                     pages.refuse_later_rounds(0, self.round + 1)?;
                     self.position = 0;
                     self.torn = Some(0..pages.contents_end());
@@ -275,8 +285,7 @@ impl Replay {
         at: usize,
     ) -> Result<Option<Round<'a>>, OpenError> {
         let expected = RoundMark {
-            segment: pages.sequence,
-            offset: at as u64,
+            position: pages.position(at),
             round: self.round + 1,
             bytes: 0,
             records: 0,
@@ -318,7 +327,7 @@ impl Replay {
                     self.carried.last = self.index.last;
                 }
                 Record::Committed(id) => self.carried.committed = Some(id),
-                Record::Round(_) | Record::Close => {}
+                Record::Round(_) => {}
             }
         }
     }
@@ -395,6 +404,14 @@ impl Contents<'_> {
         self.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
     }
 
+    fn end_mark(&self) -> Option<EndMark> {
+        EndMark::decode(self.bytes).filter(|mark| mark.segment == self.sequence)
+    }
+
+    fn position(&self, at: usize) -> Position {
+        Position { segment: self.sequence, offset: at as u64 }
+    }
+
     fn damage(
         &self,
         offset: usize,
@@ -438,21 +455,18 @@ impl Contents<'_> {
         Ok(())
     }
 
-    /// Fails if a round after `round` begins at or after `from`.
+    /// Fails if there is a record of a round after `round` at or after `from`.
     fn refuse_later_rounds(&self, from: usize, round: u64) -> Result<(), Damage> {
-        let seed = format::seed(self.sequence);
-        let mut at = from.max(HEADER_BYTES);
-        while at + ROUND_BYTES <= self.bytes.len() {
-            if format::looks_like_round(&self.bytes[at..])
-                && let Ok(decoded) = format::decode(&self.bytes[at..], seed)
-                && let Record::Round(mark) = decoded.record
-                && (mark.segment, mark.offset) == (self.sequence, at as u64)
-                && mark.round > round
+        let start = from.max(HEADER_BYTES);
+        for at in (start..self.bytes.len()).step_by(format::ALIGNMENT) {
+            let rest = &self.bytes[at..];
+            if format::looks_like_record(rest)
+                && let Ok(record) = format::decode(rest, self.position(at))
+                && format::is_later(record.round_tag, round)
             {
-                let found = format!("nothing readable, but the later round {} at {at}", mark.round);
+                let found = format!("nothing readable, but a record of a later round at {at}");
                 return Err(self.damage(from, format!("round {round}"), found));
             }
-            at += format::ALIGNMENT;
         }
         Ok(())
     }

@@ -20,17 +20,30 @@ const ZEROS: usize = 1024 * 1024;
 
 /// The file name of a segment. Names sort as sequences do.
 pub(super) fn segment_name(sequence: u64) -> String {
-    format!("{sequence:020}.log")
+    format!("{sequence:020}.wal")
 }
 
 /// The sequence in a segment's file name.
 pub(super) fn segment_sequence(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".log")?;
+    let digits = name.strip_suffix(".wal")?;
     let sequence = digits.parse().ok()?;
     (segment_name(sequence) == name && sequence > 0).then_some(sequence)
 }
 
-/// Creates a blank segment. It and its name are durable on return.
+/// Ends the name of a segment that is being made.
+const UNFINISHED: &str = ".new";
+
+/// Removes what a crash left of segments that were being made.
+pub(super) fn remove_unfinished(storage: &dyn Storage) -> io::Result<()> {
+    for name in storage.list()?.iter().filter(|name| name.ends_with(UNFINISHED)) {
+        storage.remove(name)?;
+    }
+    Ok(())
+}
+
+/// Creates a blank segment, in place of another blank one of its sequence if
+/// there is one. It and its name are durable on return; whatever ends this, there
+/// is never a segment that is not whole, nor a gap where one was.
 pub(super) fn make(
     storage: &dyn Storage,
     sequence: u64,
@@ -38,16 +51,20 @@ pub(super) fn make(
     warm_up: impl FnOnce(&dyn StorageFile) -> io::Result<()>,
 ) -> io::Result<Blank> {
     let name = segment_name(sequence);
-    let file = match storage.create(&name, bytes) {
+    let unfinished = format!("{name}{UNFINISHED}");
+    let file = match storage.create(&unfinished, bytes) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // An earlier attempt failed, or a crash ended it.
-            storage.remove(&name)?;
-            storage.create(&name, bytes)?
+            // An earlier attempt could not even clean up.
+            storage.remove(&unfinished)?;
+            storage.create(&unfinished, bytes)?
         }
         created => created?,
     };
-    if let Err(error) = warm_up(&*file).and_then(|()| file.sync_data()) {
-        storage.remove(&name)?;
+    let named = warm_up(&*file)
+        .and_then(|()| file.sync_data())
+        .and_then(|()| storage.rename(&unfinished, &name));
+    if let Err(error) = named {
+        storage.remove(&unfinished)?;
         return Err(error);
     }
     storage.sync_dir()?;
@@ -178,7 +195,6 @@ impl Upkeep {
 
     /// Replaces a blank segment by a larger one of the same sequence.
     pub(super) fn larger(&self, blank: &Blank, needed: u64) -> io::Result<Blank> {
-        self.storage.remove(&segment_name(blank.sequence))?;
         self.make(blank.sequence, needed, false)
     }
 

@@ -1,7 +1,8 @@
 //! The one writer of a log.
 
 use super::format::{
-    self, CONTROL_BYTES_MAX, Carried, HEADER_BYTES, Header, ROUND_BYTES, RoundEncoder,
+    self, CONTROL_BYTES_MAX, Carried, END_MARK_AT, EndMark, HEADER_BYTES, Header, Position,
+    ROUND_BYTES, RoundEncoder,
 };
 use super::index::{Place, SegmentPlaces, later};
 use super::shared::{Batch, Item, Placed, Settled, Shared};
@@ -127,10 +128,13 @@ impl LogWriter {
 
     fn write_pass(&mut self, pass: &mut Pass, closing: bool) -> Result<(), LogError> {
         while !pass.items.is_empty() {
-            self.write_round(pass, false)?;
+            self.write_round(pass)?;
         }
         if closing {
-            self.write_round(pass, true)?;
+            if pass.committed.is_some() {
+                self.write_round(pass)?;
+            }
+            self.mark_end()?;
             self.closed = true;
         }
         if !self.upkeep_runs && !self.closed {
@@ -139,8 +143,22 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Notes that everything up to here is durable.
+    fn mark_end(&self) -> Result<(), LogError> {
+        let Active { segment, position, round, chain, .. } = &self.active;
+        if *position == 0 {
+            return Ok(());
+        }
+        let mark =
+            EndMark { segment: segment.sequence, round: *round, offset: *position, chain: *chain };
+        let written = segment.file.write_at(&mark.encode(), END_MARK_AT as u64);
+        written
+            .and_then(|()| segment.file.sync_data())
+            .map_err(|error| LogError::failed("marking the end", &error))
+    }
+
     /// One round: encode, write, sync, report.
-    fn write_round(&mut self, pass: &mut Pass, closing: bool) -> Result<(), LogError> {
+    fn write_round(&mut self, pass: &mut Pass) -> Result<(), LogError> {
         self.make_room(pass)?;
         let mut settled = Settled::default();
         let opened = self.active.position == 0;
@@ -149,7 +167,7 @@ impl LogWriter {
             self.put_header();
             settled.placed.push(Placed::Segment(self.places()));
         }
-        let (bytes, chain) = self.encode(pass, closing, &mut settled);
+        let (bytes, chain) = self.encode(pass, &mut settled);
         if bytes > ROUND_BYTES {
             let (written, micros) = self.persist()?;
             self.active.position += written;
@@ -173,8 +191,8 @@ impl LogWriter {
     /// Goes on to the next segment if the next record does not fit.
     fn make_room(&mut self, pass: &Pass) -> Result<(), LogError> {
         let first = pass.items.front().map_or(0, Item::bytes);
-        // A committed mark or the mark of a clean end may ride along.
-        let needed = ROUND_BYTES + first.max(CONTROL_BYTES_MAX) + 2 * CONTROL_BYTES_MAX;
+        // A committed mark may ride along.
+        let needed = ROUND_BYTES + first + CONTROL_BYTES_MAX;
         if self.active.room() >= needed {
             return Ok(());
         }
@@ -210,20 +228,19 @@ impl LogWriter {
 
     /// Encodes as many items as fit, and returns the round's bytes and the chain
     /// after it.
-    fn encode(&mut self, pass: &mut Pass, closing: bool, settled: &mut Settled) -> (usize, u32) {
+    fn encode(&mut self, pass: &mut Pass, settled: &mut Settled) -> (usize, u32) {
         let active = &mut self.active;
         let offset = active.position + self.buffer.len() as u64;
         let room = active.room().min(self.shared.options.round_bytes_max);
         let mut encoder = RoundEncoder::begin(
             &mut self.buffer,
-            active.segment.sequence,
-            offset,
+            Position { segment: active.segment.sequence, offset },
             active.round + 1,
             active.chain,
         );
         let mut first = true;
         while let Some(item) = pass.items.front() {
-            let fits = encoder.bytes() + item.bytes() + 2 * CONTROL_BYTES_MAX <= room;
+            let fits = encoder.bytes() + item.bytes() + CONTROL_BYTES_MAX <= room;
             if !fits && !first {
                 break;
             }
@@ -239,9 +256,6 @@ impl LogWriter {
         {
             active.carried.committed = Some(committed);
             encoder.committed(committed);
-        }
-        if closing {
-            encoder.close();
         }
         encoder.finish()
     }

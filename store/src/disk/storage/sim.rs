@@ -32,6 +32,9 @@ pub enum Fault {
     /// The machine loses power: this operation and all after it fail until
     /// [`SimDisk::crash`].
     PowerCut,
+    /// The process is killed: this operation is done in part, and all after it
+    /// fail until [`SimDisk::restart`].
+    Killed,
     /// The operation fails with EIO. A failed sync loses what it should have
     /// made durable, while it stays readable from the cache.
     Eio,
@@ -53,7 +56,7 @@ struct Disk {
     operations: u64,
     faults: BTreeMap<u64, Fault>,
     off: bool,
-    /// Handles of another generation were opened before a power cut.
+    /// Handles of another generation were opened by a process that is gone.
     generation: u64,
     syncs: u64,
 }
@@ -137,8 +140,17 @@ impl SimDisk {
         self.lock().crash();
     }
 
-    /// Whether a [`Fault::PowerCut`] has happened and [`crash`](Self::crash) has
-    /// not been called since.
+    /// Starts another process on the same machine: all that was written is still
+    /// in the cache, synced or not. Handles that were open before are dead.
+    pub fn restart(&self) {
+        let mut disk = self.lock();
+        disk.off = false;
+        disk.faults.clear();
+        disk.generation += 1;
+    }
+
+    /// Whether a [`Fault::PowerCut`] or [`Fault::Killed`] has happened and neither
+    /// [`crash`](Self::crash) nor [`restart`](Self::restart) was called since.
     pub fn is_off(&self) -> bool {
         self.lock().off
     }
@@ -239,7 +251,7 @@ impl Disk {
         self.operations += 1;
         let fault = self.faults.remove(&self.operations);
         match fault {
-            Some(Fault::PowerCut) => self.off = true,
+            Some(Fault::PowerCut | Fault::Killed) => self.off = true,
             Some(Fault::Enospc) => return Err(enospc()),
             Some(Fault::Eio) | None => {}
         }
@@ -250,7 +262,7 @@ impl Disk {
     fn plain_operation(&mut self) -> io::Result<()> {
         match self.operation()? {
             None => Ok(()),
-            Some(Fault::PowerCut) => Err(power_is_off()),
+            Some(Fault::PowerCut | Fault::Killed) => Err(power_is_off()),
             Some(_) => Err(eio()),
         }
     }
@@ -292,15 +304,19 @@ impl Disk {
         if fault == Some(Fault::Eio) {
             return Err(eio());
         }
+        let length = match fault {
+            Some(Fault::Killed) => self.below(bytes.len() + 1),
+            _ => bytes.len(),
+        };
         let file = self.files.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;
-        file.write(bytes, offset)?;
+        file.write(&bytes[..length], offset)?;
         if fault.is_some() { Err(power_is_off()) } else { Ok(()) }
     }
 
     fn sync(&mut self, id: u64) -> io::Result<()> {
         self.syncs += 1;
         let fault = self.operation()?;
-        if fault == Some(Fault::PowerCut) {
+        if matches!(fault, Some(Fault::PowerCut | Fault::Killed)) {
             return Err(power_is_off());
         }
         let file = self.files.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;
@@ -396,7 +412,7 @@ fn sector_of_mut(bytes: &mut [u8], sector: usize) -> &mut [u8] {
 }
 
 fn power_is_off() -> io::Error {
-    io::Error::other("the simulated machine has no power")
+    io::Error::other("the simulated process or machine is no more")
 }
 
 fn eio() -> io::Error {
@@ -493,7 +509,7 @@ impl SimFile {
         let disk = self.disk.lock();
         disk.power()?;
         if disk.generation != self.generation {
-            return Err(io::Error::other("this handle died in a power cut"));
+            return Err(io::Error::other("this handle died with its process"));
         }
         Ok(disk)
     }

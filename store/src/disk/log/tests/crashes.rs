@@ -65,6 +65,29 @@ fn a_power_cut_at_each_operation_loses_nothing_acknowledged() {
     }
 }
 
+#[test]
+fn what_a_process_has_found_survives_the_next_power_cut() {
+    let whole = SimDisk::new(0, 1 << 24);
+    assert!(!run(&whole).1);
+    for operation in 1..=whole.operations() {
+        for seed in 0..4 {
+            println!("operation {operation}, seed {seed}");
+            let disk = SimDisk::new(seed, 1 << 24);
+            disk.fault_at(operation, Fault::Killed);
+            let (subject, failed) = run(&disk);
+            assert!(failed);
+            disk.restart();
+            let Ok(subject) = subject else { continue };
+            let found = subject.reopen_on(disk.clone());
+            let complete = found.states.len() - 1;
+            let cut = disk.fork(seed);
+            cut.crash();
+            found.reopen_from(cut, complete);
+            go_on(found, seed);
+        }
+    }
+}
+
 /// After a crash the log works, and a second crash brings nothing back.
 fn go_on(mut subject: Subject, seed: u64) {
     let disk = subject.disk.clone();

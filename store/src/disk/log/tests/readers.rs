@@ -116,7 +116,7 @@ fn recent_entries_are_not_copied() {
 /// Reads at random until `stop`, and checks what comes.
 fn read_at_random(log: &Log, stop: &AtomicBool, seed: u64) -> u64 {
     let mut random = Random(seed);
-    let mut seen = 0;
+    let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
         let now = log.recovered();
         let last = now.last.map_or(0, |last| last.index);
@@ -131,9 +131,18 @@ fn read_at_random(log: &Log, stop: &AtomicBool, seed: u64) -> u64 {
             let LogEntry { id, payload } = found;
             assert_eq!(*found, entry(id.term, id.index, payload.len()), "seed {seed}");
         }
-        seen += read.len() as u64;
+        count += read.len() as u64;
     }
-    seen
+    count
+}
+
+/// Ends the readers, also if the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
@@ -151,6 +160,7 @@ fn readers_see_whole_entries_while_the_log_is_truncated_and_purged() {
                 scope.spawn(move || read_at_random(&log, stop, seed + n))
             })
             .collect();
+        let stopped = Stop(&stop);
         let mut random = Random(seed);
         let mut term = 1;
         let mut next = 0;
@@ -180,7 +190,7 @@ fn readers_see_whole_entries_while_the_log_is_truncated_and_purged() {
             }
         }
         wait(&log);
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         for reader in readers {
             assert!(reader.join().unwrap() > 0);
         }

@@ -67,7 +67,8 @@ fn story(seed: u64) {
     for _life in 0..6 {
         if random.below(3) > 0 {
             let soon = disk.operations() + 1 + random.below(60);
-            let fault = if random.below(3) == 0 { Fault::Eio } else { Fault::PowerCut };
+            let faults = [Fault::Eio, Fault::PowerCut, Fault::Killed];
+            let fault = faults[usize::try_from(random.below(3)).unwrap()];
             disk.fault_at(soon, fault);
         }
         let mut failed = false;
@@ -89,7 +90,8 @@ fn story(seed: u64) {
         }
         if random.below(2) == 0 {
             // The process ends, the machine does not.
-            let reopened = subject.reopen_on(revived(&disk));
+            disk.restart();
+            let reopened = subject.reopen_on(disk.clone());
             // What a process has found must stay, whatever happens then.
             let found = reopened.states.len() - 1;
             disk.crash();
@@ -99,14 +101,6 @@ fn story(seed: u64) {
         }
         term = term.max(subject.now().last.map_or(1, |last| last.term)) + 1;
     }
-}
-
-/// The same disk, if it has power.
-fn revived(disk: &SimDisk) -> SimDisk {
-    if disk.is_off() {
-        disk.crash();
-    }
-    disk.clone()
 }
 
 #[test]

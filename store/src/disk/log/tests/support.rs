@@ -2,6 +2,7 @@
 
 use super::super::*;
 use crate::disk::storage::{SimDisk, Storage};
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,7 +41,6 @@ pub(super) fn fresh_seed() -> u64 {
     if let Ok(seed) = std::env::var("KEELSTONE_SEED") {
         return seed.parse().expect("KEELSTONE_SEED is a number");
     }
-    use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
