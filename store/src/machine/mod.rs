@@ -24,8 +24,8 @@
 //! 3. what the command means: for transactions see `txn.rs`, for leases
 //!    `lease.rs`, for sessions `session.rs`. All that can refuse a command comes
 //!    before its first write, so that a refusal leaves no trace;
-//! 4. its session again: the answer is remembered, a refusal too, and the window
-//!    and the expiry move;
+//! 4. its session again: the answer is remembered, a refusal too, with the one
+//!    exception that [`WriteId`] names, and the window and the expiry move;
 //! 5. the hash chain, if anything has changed, see `hash.rs`.
 //!
 //! # Revisions
