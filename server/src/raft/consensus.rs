@@ -12,6 +12,7 @@ use crate::core::MemberStatus;
 use keelstone_store::disk::log::Log;
 use keelstone_store::machine::Reply;
 use keelstone_store::state::State;
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError};
 use openraft::impls::OneshotResponder;
@@ -46,7 +47,7 @@ impl Default for Timing {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout_min: Duration::from_millis(300),
             election_timeout_max: Duration::from_millis(600),
-            snapshot_timeout: Duration::from_secs(30 * 60),
+            snapshot_timeout: Duration::from_mins(30),
         }
     }
 }
@@ -171,6 +172,8 @@ pub(crate) struct LogPositions {
     pub(crate) purged: Option<u64>,
     /// How far each other member's log is known to match; on the leader only.
     pub(crate) matched: BTreeMap<u64, Option<u64>>,
+    /// How long ago each other member was heard of; on the leader only.
+    pub(crate) heard: BTreeMap<u64, Duration>,
 }
 
 /// What a consensus is made of.
@@ -332,7 +335,7 @@ impl Consensus {
             Precondition::LastMembershipLogId { last_membership_log_id: *stored.log_id() };
         match self.raft.change_membership_if(changes, retain, [unchanged]).await {
             Ok(_) => Ok(()),
-            Err(RaftError::APIError(error)) => Err(change_failed(error)),
+            Err(RaftError::APIError(error)) => Err(change_failed(&error)),
             Err(RaftError::Fatal(_)) => Err(ChangeError::Stopped),
         }
     }
@@ -393,12 +396,15 @@ impl Consensus {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let index = |id: Option<super::types::LogId>| id.map(|id| id.index);
         let matched = metrics.replication.unwrap_or_default();
+        let heard = metrics.heartbeat.unwrap_or_default();
+        let heard = heard.into_iter().filter_map(|(id, at)| Some((id, at?.elapsed())));
         LogPositions {
             last: metrics.last_log_index,
             committed: index(metrics.local_committed),
             applied: self.progress.position().index,
             snapshot: index(metrics.snapshot),
             purged: index(metrics.purged),
+            heard: heard.collect(),
             matched: matched.into_iter().map(|(id, at)| (id, index(at))).collect(),
         }
     }
@@ -432,7 +438,7 @@ fn written(result: ClientWriteResult<Types>) -> Result<Written, WriteError> {
     }
 }
 
-fn change_failed(error: ClientWriteError<Types>) -> ChangeError {
+fn change_failed(error: &ClientWriteError<Types>) -> ChangeError {
     match error {
         ClientWriteError::ForwardToLeader(_) => ChangeError::NotLeader,
         ClientWriteError::LogEntryDiscarded(_) => ChangeError::Unknown(error.to_string()),

@@ -257,14 +257,9 @@ pub(crate) fn append_from_proto(
 
 /// A hole in what a leader sends would become a hole in the log.
 fn check_consecutive(previous: Option<&LogId>, entries: &[Entry]) -> Result<(), Malformed> {
-    let mut next = previous.map_or(0, |id| id.index + 1);
-    for entry in entries {
-        if entry.log_id.index != next {
-            return Err(Malformed("entries that do not follow each other"));
-        }
-        next += 1;
-    }
-    Ok(())
+    let first = previous.map_or(0, |id| id.index + 1);
+    let follow = (first..).zip(entries).all(|(index, entry)| entry.log_id.index == index);
+    if follow { Ok(()) } else { Err(Malformed("entries that do not follow each other")) }
 }
 
 pub(crate) fn append_result_to_proto(result: &StreamAppendResult<Types>) -> peer::AppendResponse {

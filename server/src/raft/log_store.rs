@@ -5,7 +5,7 @@
 
 use super::convert;
 use super::types::{Entry, LogId, Types, Vote};
-use keelstone_store::disk::log::{Log, LogEntry, LogError, Recovered};
+use keelstone_store::disk::log::{Log, LogEntry, LogError};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use std::collections::VecDeque;
@@ -79,10 +79,16 @@ fn failed(error: LogError) -> io::Error {
 
 /// What of `[from, until)` is there: the library tolerates less at both ends,
 /// and a hole nowhere.
-fn present(recovered: &Recovered, from: u64, until: u64) -> (u64, u64) {
-    let first = recovered.purged.map_or(0, |id| id.index + 1);
-    let end = recovered.last.map_or(first, |id| id.index + 1);
-    (from.max(first), until.min(end))
+fn present(log: &Log, from: u64, until: u64) -> io::Result<(u64, u64)> {
+    let recovered = log.recovered();
+    let Some(last) = recovered.last else { return Ok((until, until)) };
+    let first = match recovered.purged {
+        Some(purged) => purged.index + 1,
+        // Only in tests does a log begin elsewhere.
+        None if from > 0 => from,
+        None => log.read(0, u64::MAX, 1).map_err(failed)?.first().map_or(0, |it| it.id.index),
+    };
+    Ok((from.max(first), until.min(last.index + 1)))
 }
 
 fn limits(range: &impl RangeBounds<u64>) -> (u64, u64) {
@@ -119,7 +125,7 @@ impl RaftLogReader<Types> for LogStore {
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
         let (from, until) = limits(&range);
-        let (mut from, until) = present(&self.log.recovered(), from, until);
+        let (mut from, until) = present(&self.log, from, until)?;
         let mut entries = Vec::new();
         while from < until {
             let read = self.log.read(from, until, READ_BYTES_MAX).map_err(failed)?;
@@ -141,7 +147,7 @@ impl RaftLogReader<Types> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        let (from, until) = present(&self.log.recovered(), start, end);
+        let (from, until) = present(&self.log, start, end)?;
         let mut entries = Vec::new();
         if from < until {
             let read = self.log.read(from, until, READ_BYTES_MAX).map_err(failed)?;

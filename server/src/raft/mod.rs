@@ -33,6 +33,8 @@ mod server;
 mod service;
 mod snapshot;
 mod state_machine;
+#[cfg(test)]
+mod suite;
 mod transport;
 mod types;
 

@@ -148,9 +148,9 @@ impl Network {
         let requests = windowed(first, input, Arc::clone(&window), self.address());
         let mut client = self.channel.client();
         let call = async move { client.append(requests).await };
-        let responses = self.call(RPCTypes::AppendEntries, APPEND_OPEN, call).await?;
+        let messages = self.call(RPCTypes::AppendEntries, APPEND_OPEN, call).await?;
         Ok(Box::pin(futures::stream::unfold(
-            Some(Responses { network: self, responses, window }),
+            Some(Responses { network: self, messages, window }),
             async |state| state?.next().await,
         )))
     }
@@ -183,7 +183,7 @@ where
 /// The answers to an append stream.
 struct Responses<'a> {
     network: &'a mut Network,
-    responses: tonic::Streaming<peer::AppendResponse>,
+    messages: tonic::Streaming<peer::AppendResponse>,
     window: Arc<Semaphore>,
 }
 
@@ -194,7 +194,7 @@ impl<'a> Responses<'a> {
     async fn next(mut self) -> Option<(AppendItem, Option<Responses<'a>>)> {
         let mut waited_outstanding = false;
         let message = loop {
-            match tokio::time::timeout(APPEND_IDLE, self.responses.message()).await {
+            match tokio::time::timeout(APPEND_IDLE, self.messages.message()).await {
                 Ok(message) => break message,
                 Err(_elapsed) => {
                     // A request that was already unanswered a full turn ago.

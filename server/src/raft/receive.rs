@@ -56,7 +56,7 @@ impl Receiver {
         let finished = write(&running.state, &header, applied, chunks).await?;
         let snapshot = Snapshot { meta, snapshot: SnapshotBody::Incoming(finished) };
         let call = running.consensus.raft().install_full_snapshot(vote, snapshot);
-        let response = runtime::enter(running.node_id, call)
+        let response = Box::pin(runtime::enter(running.node_id, call))
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(convert::vote_to_proto(&response.vote))
@@ -90,7 +90,9 @@ pub(crate) fn serve(
     let header = peer::SnapshotHeader { address: None, vote: None, applied: None, head: None };
     let (sender, receiver) = mpsc::channel(snapshot::CHUNKS_AHEAD);
     runtime::spawn(async move {
-        if let Err(error) = snapshot::send(SnapshotBody::Outgoing(reader), header, sender).await {
+        if let Err(error) =
+            snapshot::send(SnapshotBody::Outgoing(Box::new(reader)), header, sender).await
+        {
             tracing::error!(%error, "a snapshot for a peer could not be read");
         }
     });
@@ -123,8 +125,9 @@ async fn write(
             .await
             .map_err(|_| Status::deadline_exceeded("the sender of a snapshot went silent"))??
             .ok_or_else(|| Status::data_loss("a snapshot ended without trailer"))?;
-        let (returned, finished) =
-            offload::blocking(move || step(writer, chunk)).await.map_err(refused)?;
+        let (returned, finished) = offload::blocking(move || step(writer, chunk))
+            .await
+            .map_err(|error| refused(&error))?;
         match (returned, finished) {
             (_, Some(finished)) => return Ok(finished),
             (Some(next), None) => writer = next,
@@ -146,7 +149,7 @@ fn step(mut writer: SnapshotWriter, chunk: peer::SnapshotChunk) -> io::Result<St
     Ok((None, Some(writer.finish(&trailer).map_err(io::Error::other)?)))
 }
 
-fn refused(error: io::Error) -> Status {
+fn refused(error: &io::Error) -> Status {
     tracing::warn!(%error, "a snapshot was not usable");
     Status::data_loss(error.to_string())
 }

@@ -252,7 +252,7 @@ impl Peer for PeerService {
             .and_then(|chunk| chunk.header)
             .ok_or_else(|| Status::invalid_argument("a snapshot without header"))?;
         let running = self.addressed(first.address.as_ref())?;
-        let vote = self.receiver.install(running, first, chunks).await?;
+        let vote = Box::pin(self.receiver.install(running, first, chunks)).await?;
         Ok(Response::new(peer::SnapshotResponse { vote: Some(vote) }))
     }
 

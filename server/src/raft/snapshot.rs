@@ -17,7 +17,7 @@ pub(crate) const CHUNKS_AHEAD: usize = 4;
 /// What a snapshot consists of at its two ends.
 pub(crate) enum SnapshotBody {
     /// A consistent view that rows are read from.
-    Outgoing(SnapshotReader),
+    Outgoing(Box<SnapshotReader>),
     /// Received, verified and durable in a side directory.
     Incoming(FinishedSnapshot),
 }

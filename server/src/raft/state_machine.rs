@@ -56,19 +56,16 @@ impl StateMachine {
         Ok(())
     }
 
-    async fn applied(&self) -> io::Result<Applied> {
+    fn applied(&self) -> io::Result<Applied> {
         Ok(self.state.view().map_err(io::Error::other)?.applied())
     }
 
-    /// A snapshot of the state as it is, if anything was applied to it.
-    fn current(&self) -> io::Result<Option<Snapshot<SnapshotBody>>> {
+    /// A snapshot of the state as it is.
+    fn current(&self) -> io::Result<Snapshot<SnapshotBody>> {
         let reader = self.state.snapshot().map_err(io::Error::other)?;
         let (applied, _) = reader.header();
-        if applied.id.is_none() {
-            return Ok(None);
-        }
         let meta = convert::applied_to_meta(&applied).map_err(io::Error::other)?;
-        Ok(Some(Snapshot { meta, snapshot: SnapshotBody::Outgoing(reader) }))
+        Ok(Snapshot { meta, snapshot: SnapshotBody::Outgoing(Box::new(reader)) })
     }
 }
 
@@ -102,7 +99,7 @@ impl RaftStateMachine<Types> for StateMachine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let meta = convert::applied_to_meta(&self.applied().await?).map_err(io::Error::other)?;
+        let meta = convert::applied_to_meta(&self.applied()?).map_err(io::Error::other)?;
         Ok((meta.last_log_id, meta.last_membership))
     }
 
@@ -141,7 +138,8 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<SnapshotBody>>, io::Error> {
-        self.current()
+        let current = self.current()?;
+        Ok(Some(current).filter(|snapshot| snapshot.meta.last_log_id.is_some()))
     }
 }
 
@@ -155,6 +153,6 @@ impl RaftSnapshotBuilder<Types> for StateMachine {
         let state = Arc::clone(&self.state);
         // After the view was taken, so that all of it is durable.
         super::offload::blocking(move || state.checkpoint()).await.map_err(io::Error::other)?;
-        current.ok_or_else(|| io::Error::other("there is nothing to take a snapshot of"))
+        Ok(current)
     }
 }

@@ -15,16 +15,21 @@ use keelstone_store::disk::LogId;
 use keelstone_store::disk::log::{FailureHook, Log, LogOptions, LogWriter};
 use keelstone_store::disk::storage::{FileStorage, Storage};
 use keelstone_store::state::State;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long to wait before asking peers for a state again.
 const FETCH_PAUSE: Duration = Duration::from_secs(1);
+/// How long, and how often, to wait for the log to be closed.
+const LEAVING_PAUSE: Duration = Duration::from_millis(50);
+const LEAVING_PAUSES: usize = 100;
 /// How long a peer may take to say who it is.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Opens the log.
-pub(super) fn open_log(
+pub(super) async fn open_log(
     dir: &DataDir,
     identity: &NodeIdentity,
     settings: &ReplicaSettings,
@@ -33,16 +38,28 @@ pub(super) fn open_log(
 ) -> Result<(Log, LogWriter), StartError> {
     let storage: Arc<dyn Storage> = match disk {
         Disk::Simulated { log, .. } => Arc::clone(log),
-        Disk::Real => {
-            let files = FileStorage::open(&dir.log()).map_err(StartError::LogDir)?;
-            Arc::new(files)
-        }
+        Disk::Real => Arc::new(open_files(&dir.log()).await.map_err(StartError::LogDir)?),
     };
     if identity.held_log && storage.list().map_err(StartError::LogDir)?.is_empty() {
         return Err(StartError::LogLost);
     }
     let options = LogOptions { on_failure: Some(on_failure), ..settings.log.clone() };
     Ok(Log::open(storage, options)?)
+}
+
+/// Opens the log's directory, which the replica before this one may just be
+/// leaving.
+async fn open_files(dir: &Path) -> io::Result<FileStorage> {
+    let mut pauses = std::iter::repeat_n(LEAVING_PAUSE, LEAVING_PAUSES);
+    loop {
+        match FileStorage::open(dir) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => match pauses.next() {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(error),
+            },
+            opened => return opened,
+        }
+    }
 }
 
 /// Opens the state. One that cannot be used is set aside, and an empty one is

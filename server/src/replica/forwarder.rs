@@ -18,7 +18,7 @@ use tokio::time::Instant;
 /// Calls that may be on their way at once.
 const IN_FLIGHT_MAX: usize = 8;
 /// The longest that a call waits for the leader.
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+const TIMEOUT_MAX: Duration = Duration::from_mins(1);
 
 /// What commands are passed on through.
 #[derive(Clone)]

@@ -6,7 +6,7 @@
 //! back as a voter that has forgotten its votes.
 
 use super::domains;
-use super::replica::Replica;
+use super::running::Replica;
 use super::settings::INITIAL_ID_MAX;
 use crate::core::{AdminError, MemberStatus};
 use crate::raft::{CallError, Change, ChangeError, Members, spawn};
@@ -25,7 +25,11 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a learner that is to be promoted is looked at.
 const PROMOTE_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a leader watches a learner that is to be promoted.
-const PROMOTE_PATIENCE: Duration = Duration::from_secs(6 * 3600);
+const PROMOTE_PATIENCE: Duration = Duration::from_hours(6);
+/// How long a transfer waits for somebody who can take over.
+const SUCCESSOR_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How often it looks.
+const SUCCESSOR_PAUSE: Duration = Duration::from_millis(20);
 /// How long a transfer waits for its target to take over.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -78,6 +82,17 @@ impl Replica {
 
     fn lag_of(&self, id: u64) -> Option<u64> {
         self.member_list().into_iter().find(|member| member.id == id)?.lag
+    }
+
+    /// Whether a member answers and has almost all of the log.
+    fn keeps_up(&self, id: u64) -> bool {
+        if id == self.node_id() {
+            return true;
+        }
+        let positions = self.parts.consensus.positions();
+        let silence_max = self.parts.settings.timing.election_timeout_max;
+        let heard = positions.heard.get(&id).is_some_and(|ago| *ago < silence_max);
+        heard && self.lag_of(id).is_some_and(|lag| lag <= LAG_MAX)
     }
 
     async fn change_members(&self, change: Change) -> Result<(), AdminError> {
@@ -308,9 +323,7 @@ impl Replica {
         if force {
             return Ok(());
         }
-        let healthy =
-            voters.iter().filter(|id| self.lag_of(**id).is_some_and(|lag| lag <= LAG_MAX));
-        let healthy = healthy.count();
+        let healthy = voters.iter().filter(|id| self.keeps_up(**id)).count();
         if healthy <= voters.len() / 2 {
             return Err(refused(
                 format!("only {healthy} of the {} voters that remain keep up", voters.len()),
@@ -335,8 +348,7 @@ impl Replica {
     /// Hands leadership to `to`, or to the voter that is furthest ahead, and
     /// waits until somebody else leads.
     pub(super) async fn hand_over(&self, to: Option<u64>) -> Result<u64, AdminError> {
-        let members = self.check_leads()?;
-        let target = self.successor(&members, to)?;
+        let target = self.await_successor(to).await?;
         if target == self.node_id() {
             return Ok(target);
         }
@@ -357,6 +369,20 @@ impl Replica {
         }
     }
 
+    /// Who can lead next, or why nobody can, after a moment: a new leader has
+    /// yet to hear of the others.
+    async fn await_successor(&self, to: Option<u64>) -> Result<u64, AdminError> {
+        let until = Instant::now() + SUCCESSOR_TIMEOUT;
+        loop {
+            let members = self.check_leads()?;
+            match self.successor(&members, to) {
+                Err(AdminError::Refused { .. }) if Instant::now() < until => {}
+                decided => return decided,
+            }
+            tokio::time::sleep(SUCCESSOR_PAUSE).await;
+        }
+    }
+
     /// Who can lead next. One that lacks entries would leave the cluster
     /// without a leader until an election.
     fn successor(&self, members: &Members, to: Option<u64>) -> Result<u64, AdminError> {
@@ -370,9 +396,10 @@ impl Replica {
             if drained.contains(&to) {
                 return Err(refused(format!("member {to} is drained"), "undo the drain first"));
             }
-            if let Some(lag) = member.lag.filter(|lag| *lag > LAG_MAX) {
+            if !self.keeps_up(to) {
+                let lag = member.lag.unwrap_or(0);
                 return Err(refused(
-                    format!("member {to} lacks {lag} entries"),
+                    format!("member {to} does not answer or lacks entries ({lag})"),
                     "wait until it has caught up, or choose another",
                 ));
             }
@@ -381,10 +408,10 @@ impl Replica {
         let able = candidates.iter().filter(|it| {
             members.is_voter(it.id) && it.id != self.node_id() && !drained.contains(&it.id)
         });
-        let able = able.filter(|it| it.lag.is_some_and(|lag| lag <= LAG_MAX));
+        let able = able.filter(|it| self.keeps_up(it.id));
         able.min_by_key(|it| it.lag).map(|it| it.id).ok_or_else(|| {
             refused(
-                "no other voter has caught up",
+                "no other voter answers and has caught up",
                 "repair the others first; a transfer would leave the cluster without a leader",
             )
         })
@@ -424,11 +451,13 @@ impl Replica {
 
     async fn drain_self(&self, undo: bool) -> Result<(), AdminError> {
         self.set_elects(undo);
-        if !undo && self.leadership.borrow().leads() {
-            if let Err(error) = self.hand_over(None).await {
-                self.set_elects(true);
-                return Err(error);
-            }
+        let leads = self.leadership.borrow().leads();
+        if !undo
+            && leads
+            && let Err(error) = self.hand_over(None).await
+        {
+            self.set_elects(true);
+            return Err(error);
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ pub mod identity;
 mod membership;
 mod proposer;
 mod reader;
-mod replica;
+mod running;
 mod served;
 mod settings;
 mod shutdown;
@@ -34,6 +34,9 @@ mod waiting;
 pub use crate::raft::{
     BoxStream, ClientConfigs, PeerAcceptor, PeerConnector, Stream, TcpConnector, Timing,
 };
-pub use replica::Replica;
+pub use running::Replica;
 pub use settings::{Clock, Components, Disk, Entry, INITIAL_ID_MAX, ReplicaSettings, SystemClock};
 pub use start::{Failure, StartError};
+
+#[cfg(test)]
+mod tests;

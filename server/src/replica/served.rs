@@ -1,6 +1,6 @@
 //! The replica as the services above it see it.
 
-use super::replica::Replica;
+use super::running::Replica;
 use crate::changes::ChangeLog;
 use crate::core::{
     AdminError, Consistency, Core, CoreStatus, Identity, LeaderHint, MemberStatus, ProposeError,

@@ -89,7 +89,7 @@ impl ReplicaSettings {
             keep_log_bytes: 256 * 1024 * 1024,
             keep_log_entries: 10_000,
             changes_bytes: 64 * 1024 * 1024,
-            history_max: Duration::from_secs(3600),
+            history_max: Duration::from_hours(1),
             disk_reserve_bytes: 256 * 1024 * 1024,
             waiting_bytes_max: 64 * 1024 * 1024,
             waiting_commands_max: 16 * 1024,

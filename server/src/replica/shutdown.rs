@@ -2,7 +2,7 @@
 //! leadership over, let what is under way finish, stop consensus, make the
 //! state durable, close the log.
 
-use super::replica::Replica;
+use super::running::Replica;
 use crate::raft::blocking;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(3);
 impl Replica {
     /// Ends this replica. Safe to call more than once; without it nothing
     /// acknowledged is lost, but the others take an election to notice.
-    pub async fn shutdown(self: &Arc<Self>) {
+    pub async fn shutdown(&self) {
         if self.stopping.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -30,6 +30,21 @@ impl Replica {
         if let Err(error) = blocking(move || state.checkpoint()).await {
             tracing::error!(%error, "the last checkpoint failed");
         }
+        self.close_log().await;
+        tracing::info!("shut down");
+    }
+
+    /// Ends this replica at once, as a crash would: nothing is handed over, and
+    /// no checkpoint is taken. For tests, and for a process that has failed.
+    pub async fn halt(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.parts.tokens.stop.cancel();
+        self.parts.tokens.close.cancel();
+        self.parts.consensus.stop().await;
+        self.close_log().await;
+    }
+
+    async fn close_log(&self) {
         self.parts.log.close();
         let writer = self.parts.log_writer.lock().ok().and_then(|mut writer| writer.take());
         if let Some(writer) = writer {
@@ -39,7 +54,6 @@ impl Replica {
             }
         }
         self.parts.dir.release();
-        tracing::info!("shut down");
     }
 
     /// Hands leadership over and waits for what is under way.

@@ -4,7 +4,7 @@ use super::bootstrap;
 use super::desk::Desk;
 use super::disk::{self, Sources};
 use super::identity::{DataDir, IdentityError, NodeIdentity};
-use super::replica::{Assembly, Replica};
+use super::running::{Assembly, Replica};
 use super::settings::{Components, Entry, ReplicaSettings};
 use crate::changes::ChangeLog;
 use crate::core::MemberStatus;
@@ -298,11 +298,11 @@ async fn open(
     settings: &ReplicaSettings,
     disk: &super::settings::Disk,
     failures: &Failures,
-    (calls, peers, desk): (&Calls, &Peers, &Desk),
+    (calls, others, desk): (&Calls, &Peers, &Desk),
 ) -> Result<Opened, StartError> {
     let told = failures.clone();
     let on_failure = Arc::new(move |error: &LogError| told.report(&error.to_string()));
-    let (log, writer) = disk::open_log(dir, identity, settings, disk, on_failure)?;
+    let (log, writer) = disk::open_log(dir, identity, settings, disk, on_failure).await?;
     let writer = run_writer(writer).map_err(StartError::Thread)?;
     let recovered = log.recovered();
     let state = Arc::new(disk::open_state(dir, settings, disk)?);
@@ -311,7 +311,7 @@ async fn open(
         || state.view()?.applied().id.is_some();
     desk.opened(*identity, held);
     let members = known_members(settings, &state)?;
-    let sources = Sources { calls, peers, members: &members };
+    let sources = Sources { calls, peers: others, members: &members };
     disk::reconcile(&log, &state, identity, &sources).await?;
     // Before the first vote or entry can be written.
     let identity = NodeIdentity { held_log: true, ..*identity };

@@ -12,7 +12,7 @@
 //! An idle cluster writes nothing: an entry is proposed only if something
 //! expires or may be forgotten.
 
-use super::replica::Replica;
+use super::running::Replica;
 use crate::raft::{blocking, spawn};
 use keelstone_store::limits::{LEASE_EXPIRE_MAX, SESSION_EXPIRE_MAX};
 use keelstone_store::machine::{Command, Envelope, View as _, codec};
@@ -73,9 +73,10 @@ async fn space(replica: Arc<Replica>) {
         let problem = replica.space.problem();
         if problem.is_some() != refused {
             refused = problem.is_some();
-            match problem {
-                Some(problem) => tracing::error!(problem),
-                None => tracing::info!("the disk has room again: writes are accepted"),
+            if let Some(problem) = problem {
+                tracing::error!(problem);
+            } else {
+                tracing::info!("the disk has room again: writes are accepted");
             }
         }
     }

@@ -106,7 +106,7 @@ impl GiveUp {
     /// What is known of a command that has no answer.
     fn answer(&self, reason: &'static str) -> Answer {
         let proposed = self.0.swap(true, Ordering::AcqRel);
-        if proposed { Answer::Unknown(reason) } else { Answer::Overloaded }
+        if proposed { Answer::Unknown(reason) } else { Answer::NotLeader }
     }
 }
 

@@ -405,8 +405,10 @@ impl State {
         let tail_first = self.tail.first().unwrap_or(until);
         if from < tail_first {
             plan.located = self.index.locate(from, until.min(tail_first), bytes_max);
-        } else {
-            self.tail.read(from, until, bytes_max, &mut plan.entries);
+        }
+        // Also if nothing precedes the tail: a log may begin after `from`.
+        if plan.located.is_empty() {
+            self.tail.read(from.max(tail_first), until, bytes_max, &mut plan.entries);
         }
         Ok(plan)
     }
