@@ -20,6 +20,7 @@ use super::scan::{Scan, Sink};
 use super::site::{Plot, Site};
 use super::token::RestoreToken;
 use super::verify::verify;
+use crate::replica::INITIAL_ID_MAX;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use keelstone_proto::disk;
@@ -38,8 +39,6 @@ pub const REVISION_BUMP: u64 = 1 << 20;
 /// How long leases outlive their time at first, if nobody says otherwise: time
 /// to restore the other machines, and to start them.
 pub const LEASE_GRACE: Duration = Duration::from_mins(10);
-/// A cluster of more members was never meant.
-const MEMBERS_MAX: usize = 99;
 
 /// A member of the new cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,10 +94,12 @@ impl RestoreOptions {
     fn check(&self, manifest: &Manifest) -> Result<(), BackupError> {
         let ids: BTreeSet<u64> = self.members.iter().map(|member| member.id).collect();
         let here: BTreeSet<u64> = self.directories.iter().map(|(id, _)| *id).collect();
-        let problem = if self.members.is_empty() || self.members.len() > MEMBERS_MAX {
-            "a cluster has between 1 and 99 members"
-        } else if ids.contains(&0) || ids.len() != self.members.len() {
-            "ids of members count from 1, and no two are equal"
+        let problem = if self.members.is_empty() {
+            "a cluster has members"
+        } else if ids.contains(&0) || ids.iter().any(|id| *id > INITIAL_ID_MAX) {
+            "ids of the first members are 1 to 99"
+        } else if ids.len() != self.members.len() {
+            "two members have the same id"
         } else if self.members.iter().any(|it| it.peer_address.is_empty()) {
             "every member needs an address for its peers"
         } else if self.directories.is_empty() || here.len() != self.directories.len() {

@@ -8,6 +8,7 @@
 
 mod bucket;
 mod damage;
+mod replicas;
 mod restoring;
 mod round_trip;
 mod store;

@@ -32,7 +32,7 @@ fn members() -> Vec<RestoreMember> {
     vec![member(1), member(2), member(3)]
 }
 
-fn token() -> RestoreToken {
+pub(crate) fn token() -> RestoreToken {
     RestoreToken::from_parts(TOKEN_TIME, 0xFEED)
 }
 
