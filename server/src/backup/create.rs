@@ -5,7 +5,7 @@
 //! a manifest, which are no backup; they are removed if the bucket still allows
 //! it.
 
-use super::bucket::Created;
+use super::bucket::{BucketError, Created};
 use super::document::FORMAT;
 use super::error::BackupError;
 use super::manifest::{
@@ -94,9 +94,11 @@ async fn commit(repo: &Repo, manifest: Manifest) -> Result<Entry, BackupError> {
     let text = manifest.seal();
     let manifest_hash = blake3::hash(&text).to_hex().to_string();
     let key = format!("{}/{MANIFEST}", manifest.folder());
-    match repo.bucket().create(&key, text.into()).await? {
-        Created::Mine => Ok(Entry { manifest, manifest_hash }),
-        Created::Other(_) => Err(taken(&key)),
+    match repo.bucket().create(&key, text.into()).await {
+        Ok(Created::Mine) => Ok(Entry { manifest, manifest_hash }),
+        Ok(Created::Other(_)) => Err(taken(&key)),
+        Err(error @ BucketError::Unavailable { .. }) => Err(BackupError::Undecided(error)),
+        Err(error) => Err(error.into()),
     }
 }
 

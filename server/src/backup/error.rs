@@ -24,6 +24,8 @@ pub enum Class {
     Refused,
     /// The backup is not what was written.
     VerificationFailed,
+    /// Nobody can say whether it took effect.
+    Unknown,
 }
 
 /// Why a backup or a restore did not do what was asked.
@@ -43,6 +45,9 @@ pub enum BackupError {
     /// The backup is not what was written.
     #[error("the backup is damaged: {}", told(.0))]
     Damaged(Vec<Damage>),
+    /// The bucket did not say whether it took the manifest.
+    #[error("the backup may or may not exist, `keelstone backup list` tells: {0}")]
+    Undecided(BucketError),
     /// The rows could not be read from the cluster, or did not add up.
     #[error("the export failed: {0}")]
     Source(String),
@@ -68,6 +73,7 @@ impl BackupError {
         match self {
             Self::Bucket(BucketError::Settings(_)) | Self::Refused { .. } => Class::Refused,
             Self::Damaged(_) => Class::VerificationFailed,
+            Self::Undecided(_) => Class::Unknown,
             _ => Class::Failed,
         }
     }

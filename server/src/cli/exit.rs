@@ -1,6 +1,7 @@
 //! Exit codes: what became of a command, for scripts.
 
 use super::output;
+use crate::backup::{BackupError, BucketError, Class};
 use keelstone_client::ErrorKind;
 use std::process::ExitCode;
 
@@ -66,8 +67,21 @@ fn code(error: &anyhow::Error) -> Exit {
         if let Some(error) = cause.downcast_ref::<keelstone_client::Error>() {
             return of_client(error);
         }
+        if let Some(error) = cause.downcast_ref::<BackupError>() {
+            return of_backup(error);
+        }
     }
     Exit::Failed
+}
+
+fn of_backup(error: &BackupError) -> Exit {
+    match (error.class(), error) {
+        (Class::Refused, _) => Exit::Usage,
+        (Class::VerificationFailed, _) => Exit::Verification,
+        (Class::Unknown, _) => Exit::Unknown,
+        (Class::Failed, BackupError::Bucket(BucketError::Unavailable { .. })) => Exit::Unavailable,
+        (Class::Failed, _) => Exit::Failed,
+    }
 }
 
 fn of_client(error: &keelstone_client::Error) -> Exit {

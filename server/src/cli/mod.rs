@@ -7,6 +7,7 @@
 //! for programs; progress and errors go to standard error. The exit code says
 //! what to do next: see [`Exit`].
 
+mod backup;
 mod cert;
 mod completion;
 mod config;
@@ -22,6 +23,8 @@ mod lease;
 mod local;
 mod member;
 mod output;
+mod progress;
+mod restore;
 mod serve;
 mod types;
 mod watch;
@@ -60,6 +63,8 @@ enum Command {
     Lease(lease::Leases),
     Member(member::Members),
     Status(member::Status),
+    Backup(backup::Backups),
+    Restore(restore::Restore),
     Cert(cert::Cert),
     Completion(completion::Completion),
 }
@@ -91,6 +96,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         #[cfg(feature = "dev-s3")]
         Command::Demo(command) => command.run().await,
         Command::Dev(command) => command.run().await,
+        Command::Backup(command) => command.run(&connection).await,
+        Command::Restore(command) => command.run(output).await,
         Command::Cert(command) => command.run(output),
         Command::Completion(command) => command.run::<Cli>(),
         command => ask(command, &connection.client().await?, output).await,
