@@ -9,6 +9,7 @@ use crate::backup::{
 };
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
+use keelstone_client::Client;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -110,11 +111,13 @@ impl Backups {
         let output = connection.output;
         match self.action {
             Action::Create { to, server, verify } => {
+                // First, so that a wrong address makes no repository.
+                let client = connection.client().await?;
                 let repo = Repo::open_or_init(server.open(&to, true)?).await?;
                 for warning in repo.capabilities().warnings() {
                     note(&format!("warning: {warning}"));
                 }
-                make(connection, &repo, verify).await
+                make(output, &client, &repo, verify).await
             }
             Action::List { place } => print(output, &place.repo().await?.list().await?),
             Action::Verify { all: true, place, .. } => {
@@ -130,8 +133,7 @@ impl Backups {
     }
 }
 
-async fn make(connection: &Connection, repo: &Repo, verify: bool) -> Result<()> {
-    let client = connection.client().await?;
+async fn make(output: Format, client: &Client, repo: &Repo, verify: bool) -> Result<()> {
     let export = client.cluster().export(None).await.context("begin the export")?;
     let source = Source::of_export(export).map_err(BackupError::Source)?;
     let bars = Bars::default();
@@ -154,7 +156,7 @@ async fn make(connection: &Connection, repo: &Repo, verify: bool) -> Result<()> 
         ("verified", if verify { "yes" } else { "no" }.to_owned()),
         ("where", repo.describe()),
     ];
-    connection.output.fields(&fields, &json_of(&entry))
+    output.fields(&fields, &json_of(&entry))
 }
 
 /// What is told about a backup to programs: its manifest, its name, and the hash
