@@ -75,7 +75,12 @@ pub fn main() -> ExitCode {
     // The one process-wide choice of a TLS library; a second call would be a
     // mistake of ours and is harmless.
     rustls::crypto::ring::default_provider().install_default().ok();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Two threads would be enough for two cores if nothing ever blocked one; a
+    // slow disk can.
+    let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return exit::report(&anyhow::Error::new(error).context("start the runtime")),
     };
