@@ -214,13 +214,13 @@ pub fn resolve(request: v1::EntityResolveRequest) -> Result<Write, EntityError> 
 ///
 /// [`EntityError::Rejected`] names the field.
 pub fn list_query(request: v1::EntityListRequest) -> Result<ListQuery, EntityError> {
-    let state = |text: String| text.parse();
+    let state = |text: String| text.parse::<EntityState>();
     let state = some(request.state).map(state).transpose();
     Ok(ListQuery {
         types: type_prefix(&request.type_prefix)?,
         org: org(request.org)?,
         name: some(request.name),
-        state: state.map_err(|error| EntityRejection::invalid("state", error))?,
+        state: state.map_err(|error| EntityRejection::invalid("state", error.to_string()))?,
         page_size: size(request.page_size),
         page_token: request.page_token,
         summary: request.summary,

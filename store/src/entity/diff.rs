@@ -48,7 +48,7 @@ impl Difference {
     }
 
     fn objects(&mut self, pointer: &mut String, old: &Object<'_>, new: &Object<'_>) {
-        for member in old.iter() {
+        for member in old {
             at(pointer, &member.name, |pointer| match new.get(&member.name) {
                 Some(other) => self.compare(pointer, &member.value, other),
                 None => self.line('-', pointer, &short(member.value.text)),
@@ -134,4 +134,53 @@ fn short(text: &str) -> String {
         cut.push('…');
     }
     cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn between(old: &str, new: &str) -> Difference {
+        Difference::between(&Json::parse(old).unwrap(), &Json::parse(new).unwrap())
+    }
+
+    #[test]
+    fn each_place_has_a_line() {
+        let check = |old: &str, new: &str, expected: &[&str]| {
+            assert_eq!(between(old, new).lines, expected, "{old} {new}");
+        };
+        check(r#"{"a": 1, "b": [1]}"#, r#"{"b": [ 1 ], "a": 1}"#, &[]);
+        check(r#"{"a": 1}"#, r#"{"a": 2}"#, &["~ /a: 1 -> 2"]);
+        check(r#"{"a": 1}"#, "[]", &["~ /: {\"a\": 1} -> []"]);
+        check(
+            r#"{"a/b": {"x": 1}, "c": null}"#,
+            r#"{"a/b": {"y": "two\nlines"}, "d": {"e":   1}}"#,
+            &["- /a~1b/x: 1", "+ /a~1b/y: \"two\\nlines\"", "- /c: null", "+ /d: {\"e\": 1}"],
+        );
+        check(
+            r#"{"required": ["a", "b", "c"]}"#,
+            r#"{"required": ["c", "d", "a"]}"#,
+            &["- /required: \"b\"", "+ /required: \"d\""],
+        );
+        check(
+            r#"{"required": ["a", "b"]}"#,
+            r#"{"required": ["b", "a"]}"#,
+            &["~ /required: the same names in another order"],
+        );
+        check(
+            r#"{"items": [{"a": 1}, 2]}"#,
+            r#"{"items": [{"a": 2}]}"#,
+            &["~ /items/0/a: 1 -> 2", "- /items/1: 2"],
+        );
+    }
+
+    #[test]
+    fn it_is_bounded() {
+        let old: Vec<_> = (0..90).map(|at| format!("\"k{at}\": \"{}\"", "x".repeat(900))).collect();
+        let difference = between(&format!("{{{}}}", old.join(",")), "{}");
+        assert_eq!((difference.lines.len(), difference.more), (LINES_MAX, 50));
+        let text = difference.to_string();
+        assert!(text.len() < 8_000, "{} bytes", text.len());
+        assert!(text.ends_with("and 50 more differences"));
+    }
 }

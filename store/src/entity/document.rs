@@ -51,7 +51,7 @@ impl<'t> Document<'t> {
         let mut changed = BTreeMap::new();
         let (now, before) = (self.json.as_object(), before.json.as_object());
         let (now, before) = (now.expect("parsed as one"), before.expect("parsed as one"));
-        for member in now.iter() {
+        for member in now {
             let same = before.get(&member.name).is_some_and(|old| old.same(&member.value));
             if !same {
                 changed.insert(member.name.clone().into_owned(), true);
@@ -97,7 +97,7 @@ fn write_merged(target: Option<&Json<'_>>, patch: &Json<'_>, out: &mut String) {
             }
         }
     }
-    for change in changes.iter() {
+    for change in changes {
         let known = members.is_some_and(|members| members.get(&change.name).is_some());
         if !known && !change.value.is_null() {
             name(&change.name, out);
@@ -125,7 +125,7 @@ mod tests {
         };
         check(r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#);
         check(r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#);
-        check(r#"{"a":"b"}"#, r#"{"a":null}"#, r#"{}"#);
+        check(r#"{"a":"b"}"#, r#"{"a":null}"#, r"{}");
         check(r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#);
         check(r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#);
         check(r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#);
@@ -133,11 +133,11 @@ mod tests {
         check(r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#);
         check(r#"["a","b"]"#, r#"["c","d"]"#, r#"["c","d"]"#);
         check(r#"{"a":"b"}"#, r#"["c"]"#, r#"["c"]"#);
-        check(r#"{"a":"foo"}"#, r#"null"#, r#"null"#);
+        check(r#"{"a":"foo"}"#, r"null", r"null");
         check(r#"{"a":"foo"}"#, r#""bar""#, r#""bar""#);
         check(r#"{"e":null}"#, r#"{"a":1}"#, r#"{"e":null,"a":1}"#);
-        check(r#"[1,2]"#, r#"{"a":"b","c":null}"#, r#"{"a":"b"}"#);
-        check(r#"{}"#, r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#);
+        check(r"[1,2]", r#"{"a":"b","c":null}"#, r#"{"a":"b"}"#);
+        check(r"{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#);
     }
 
     /// RFC 7396, section 3.

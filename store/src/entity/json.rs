@@ -109,9 +109,9 @@ impl<'t> Json<'t> {
         let parsed = parser.document();
         parsed.map_err(|problem| {
             let before = &text.as_bytes()[..parser.at.min(text.len())];
-            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-            let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-            JsonError { problem, line, column: before.len() - start + 1 }
+            let lines = before.split(|byte| *byte == b'\n');
+            let (line, column) = lines.enumerate().last().unwrap_or_default();
+            JsonError { problem, line: line + 1, column: column.len() + 1 }
         })
     }
 
@@ -238,6 +238,15 @@ impl<'t> Json<'t> {
             Value::Array(_) => "an array",
             Value::Object(_) => "an object",
         }
+    }
+}
+
+impl<'o, 't> IntoIterator for &'o Object<'t> {
+    type Item = &'o Member<'t>;
+    type IntoIter = std::slice::Iter<'o, Member<'t>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }
 
@@ -622,7 +631,7 @@ mod tests {
             assert_eq!(left.canonical() == right.canonical(), expected);
         };
         check(r#"{"a":1, "b":"\u00e9"}"#, r#"{"b":"é","a":1}"#, true);
-        check(r#"[1,2]"#, r#"[2,1]"#, false);
+        check(r"[1,2]", r"[2,1]", false);
         check("12345678901234567890123", "12345678901234567890124", false);
         check("1.0", "1", false);
     }

@@ -140,7 +140,7 @@ fn update(
 ) -> Result<Planned, EntityRejection> {
     let type_id = request.type_id.as_ref().unwrap_or(&existing.type_id);
     if type_id.name != existing.type_id.name {
-        let (from, to) = (existing.type_id.clone(), type_id.clone());
+        let (from, to) = (Box::new(existing.type_id.clone()), Box::new(type_id.clone()));
         return Err(EntityRejection::OtherType { from, to });
     }
     Document::parse("document", &request.document)?;

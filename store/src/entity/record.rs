@@ -99,10 +99,8 @@ impl Entity {
         let stored = StoredEntity::decode(record.value.clone())?;
         let revision = record.modified;
         let at = |number: u64| if number == 0 { revision } else { Revision::new(number) };
-        let others = match stored.other_sections_now {
-            true => revision,
-            false => Revision::new(stored.other_sections),
-        };
+        let others =
+            if stored.other_sections_now { revision } else { Revision::new(stored.other_sections) };
         let known = stored.sections.into_iter().map(|(name, number)| (name, at(number)));
         Ok(Self {
             id: stored.id.parse().map_err(|_| DecodeError::Field("id"))?,

@@ -86,9 +86,9 @@ pub enum EntityRejection {
     #[error("{to} is not another version of {from}")]
     OtherType {
         /// The type that the entity has.
-        from: TypeId,
+        from: Box<TypeId>,
         /// The type asked for.
-        to: TypeId,
+        to: Box<TypeId>,
     },
     /// A finalizer is added to an entity that is being deleted.
     #[error("no finalizer can be added to an entity that is IN_DELETION")]
@@ -108,13 +108,13 @@ pub enum EntityRejection {
 
 impl EntityRejection {
     /// A field that is not what it has to be.
-    pub fn invalid(field: &'static str, problem: impl ToString) -> Self {
-        Self::InvalidField { field, problem: problem.to_string() }
+    pub fn invalid(field: &'static str, problem: impl Into<String>) -> Self {
+        Self::InvalidField { field, problem: problem.into() }
     }
 
     /// A field that is not the URN that it has to be.
     pub fn urn(field: &'static str) -> impl FnOnce(UrnError) -> Self {
-        move |error| Self::invalid(field, error)
+        move |error| Self::invalid(field, error.to_string())
     }
 
     /// The stable name of the refusal's kind.

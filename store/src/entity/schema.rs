@@ -172,7 +172,7 @@ impl Schema {
     fn problems(&self, document: &Json<'_>) -> Invalid {
         let mut errors = self.validator.iter_errors(document);
         let problem = |error: ValidationError<'_>| Problem {
-            pointer: error.instance_path().as_str().to_owned(),
+            pointer: shortened(error.instance_path().as_str()),
             message: shortened(&error.masked().to_string()),
         };
         let problems = errors.by_ref().take(PROBLEMS_MAX).map(problem).collect();
@@ -259,11 +259,11 @@ fn shortened(text: &str) -> String {
 #[derive(Debug)]
 pub struct SchemaCache {
     schemas_max: usize,
-    uses: Mutex<Uses>,
+    known: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
-struct Uses {
+struct Known {
     clock: u64,
     schemas: BTreeMap<[u8; 32], (u64, Arc<Schema>)>,
 }
@@ -271,7 +271,7 @@ struct Uses {
 impl SchemaCache {
     /// A cache that keeps at most `schemas_max` of them.
     pub fn new(schemas_max: usize) -> Self {
-        Self { schemas_max: schemas_max.max(1), uses: Mutex::default() }
+        Self { schemas_max: schemas_max.max(1), known: Mutex::default() }
     }
 
     /// The compiled form of the schema whose content has this hash.
@@ -280,40 +280,213 @@ impl SchemaCache {
     ///
     /// [`SchemaError`] if it cannot be used. That is not remembered.
     pub fn get(&self, hash: [u8; 32], schema: &[u8]) -> Result<Arc<Schema>, SchemaError> {
-        if let Some(known) = self.known(hash) {
-            return Ok(known);
+        if let Some(schema) = self.find(hash) {
+            return Ok(schema);
         }
         // Compiled without the lock: it takes milliseconds. Two at once do the
         // work twice, and the second takes the place of the first.
         let compiled = Arc::new(Schema::compile(schema)?);
-        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
-        uses.clock += 1;
-        let now = uses.clock;
-        uses.schemas.insert(hash, (now, compiled.clone()));
-        while uses.schemas.len() > self.schemas_max {
-            let oldest = uses.schemas.iter().min_by_key(|(_, (used, _))| *used);
-            let Some(oldest) = oldest.map(|(hash, _)| *hash) else { break };
-            uses.schemas.remove(&oldest);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clock += 1;
+        let now = known.clock;
+        known.schemas.insert(hash, (now, compiled.clone()));
+        while known.schemas.len() > self.schemas_max {
+            let least = known.schemas.iter().min_by_key(|(_, (last, _))| *last);
+            let Some(oldest) = least.map(|(hash, _)| *hash) else { break };
+            known.schemas.remove(&oldest);
         }
         Ok(compiled)
     }
 
-    fn known(&self, hash: [u8; 32]) -> Option<Arc<Schema>> {
-        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
-        uses.clock += 1;
-        let now = uses.clock;
-        let (used, schema) = uses.schemas.get_mut(&hash)?;
-        *used = now;
+    fn find(&self, hash: [u8; 32]) -> Option<Arc<Schema>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clock += 1;
+        let now = known.clock;
+        let (last, schema) = known.schemas.get_mut(&hash)?;
+        *last = now;
         Some(schema.clone())
     }
 
     /// How many are kept at the moment.
     pub fn len(&self) -> usize {
-        self.uses.lock().unwrap_or_else(PoisonError::into_inner).schemas.len()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).schemas.len()
     }
 
     /// Whether none is kept.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(text: &str) -> Schema {
+        Schema::compile(text.as_bytes()).unwrap()
+    }
+
+    /// The problems, one on each line; empty if the document is valid.
+    fn judge(schema: &Schema, document: &str) -> String {
+        match schema.validate(&Json::parse(document).unwrap()) {
+            Ok(()) => String::new(),
+            Err(invalid) => invalid.to_string(),
+        }
+    }
+
+    fn refused(text: &str) -> String {
+        Schema::compile(text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_null_that_the_schema_refuses_counts_as_absent() {
+        let schema = schema(
+            r##"{
+            "definitions": {"release": {"type": "object", "required": ["version"]}},
+            "required": ["kind"],
+            "properties": {
+                "kind": {"enum": ["Cluster"]},
+                "size": {"type": "integer"},
+                "note": {"type": ["string", "null"], "minLength": 1},
+                "set": {"type": "array", "items": {"type": "object"}},
+                "upgrade": {"properties": {
+                    "current": {"$ref": "#/definitions/release"},
+                    "previous": {"$ref": "#/definitions/release"}}},
+                "either": {"anyOf": [
+                    {"type": "object", "properties": {"a": {"type": "string"}}},
+                    {"type": "string"}]},
+                "one": {"oneOf": [{"properties": {"b": {"type": "string"}}, "required": ["c"]}]}
+            }}"##,
+        );
+        let check = |document: &str, expected: &str| {
+            assert_eq!(judge(&schema, document), expected, "{document}");
+        };
+        check(r#"{"kind": "Cluster", "size": null}"#, "");
+        check(r#"{"kind": "Cluster", "note": null}"#, "");
+        check(r#"{"kind": "Cluster", "set": null}"#, "");
+        check(r#"{"kind": "Cluster", "unknown": null}"#, "");
+        let previous =
+            r#"{"kind": "Cluster", "upgrade": {"current": {"version": 1}, "previous": null}}"#;
+        check(previous, "");
+        check(r#"{"kind": "Cluster", "either": {"a": null}}"#, "");
+        check(r#"{"kind": "Cluster", "one": {"b": null, "c": 1}}"#, "");
+        check(r#"{"kind": null}"#, "/: \"kind\" is a required property");
+        check(r#"{"kind": "Cluster", "set": [null]}"#, "/set/0: value is not of type \"object\"");
+        check(
+            r#"{"kind": "Cluster", "size": null, "upgrade": {"current": {"version": null}}}"#,
+            "",
+        );
+        check(
+            r#"{"kind": "Cluster", "size": "secret", "note": "", "upgrade": {"current": {}}}"#,
+            "/size: value is not of type \"integer\"; \
+             /note: value is shorter than 1 character; \
+             /upgrade/current: \"version\" is a required property",
+        );
+    }
+
+    #[test]
+    fn slips_of_real_schemas_are_borne() {
+        let names_for_items = schema(
+            r#"{"properties": {"ends": {"type": "array", "items": {"host": {"type": "string"}}}}}"#,
+        );
+        assert_eq!(judge(&names_for_items, r#"{"ends": [{"host": 1}, 2]}"#), "");
+        let tuple = schema(r#"{"properties": {"list": {"items": [{"type": "integer"}]}}}"#);
+        assert_eq!(judge(&tuple, r#"{"list": [1, "more"]}"#), "");
+        assert_eq!(
+            judge(&tuple, r#"{"list": ["x"]}"#),
+            "/list/0: value is not of type \"integer\""
+        );
+        let unknown = schema(
+            r#"{"x-vcloud-restricted": ["private", 1], "properties": {"a": {"type": "string", "if": 3, "const": 1}}}"#,
+        );
+        assert_eq!(judge(&unknown, r#"{"a": "x"}"#), "", "draft-04 knows neither if nor const");
+    }
+
+    #[test]
+    fn each_draft_has_its_own_keywords() {
+        let check = |draft: &str, body: &str, document: &str, valid: bool| {
+            let text = format!("{{\"$schema\": \"{draft}\", {body}}}");
+            assert_eq!(judge(&schema(&text), document).is_empty(), valid, "{text} {document}");
+        };
+        let constant = r#""properties": {"a": {"const": 1}}"#;
+        check("http://json-schema.org/draft-04/schema#", constant, r#"{"a": 2}"#, true);
+        check("http://json-schema.org/draft-06/schema#", constant, r#"{"a": 2}"#, false);
+        check("http://json-schema.org/draft-07/schema", constant, r#"{"a": 2}"#, false);
+        let dependent = r#""dependentRequired": {"a": ["b"]}"#;
+        check("http://json-schema.org/draft-07/schema#", dependent, r#"{"a": 2}"#, true);
+        check("https://json-schema.org/draft/2019-09/schema", dependent, r#"{"a": 2}"#, false);
+        let prefix = r#""properties": {"a": {"prefixItems": [{"type": "string"}]}}"#;
+        check("https://json-schema.org/draft/2019-09/schema", prefix, r#"{"a": [2]}"#, true);
+        check("https://json-schema.org/draft/2020-12/schema", prefix, r#"{"a": [2]}"#, false);
+        let integer = r#""properties": {"a": {"type": "integer"}}"#;
+        check("http://json-schema.org/draft-04/schema#", integer, r#"{"a": 1.0}"#, false);
+        check("http://json-schema.org/draft-07/schema#", integer, r#"{"a": 1.0}"#, true);
+        let long = r#"{"a": 123456789012345678901234567890}"#;
+        check("http://json-schema.org/draft-04/schema#", integer, long, true);
+    }
+
+    #[test]
+    fn unusable_schemas_are_refused_with_the_reason() {
+        let check = |text: &str, expected: &str| assert_eq!(refused(text), expected, "{text}");
+        check("[]", "it is an array, not an object");
+        check(
+            "{",
+            "it is not valid JSON: the text ends in the middle of a value at line 1, column 2",
+        );
+        check(
+            r#"{"$schema": "http://example.com/mine"}"#,
+            "$schema names http://example.com/mine, which is none of draft-04, 06, 07, 2019-09 and 2020-12",
+        );
+        let elsewhere = "which is not in it; references to other documents are not followed";
+        for reference in ["https://example.com/a.json", "other.json"] {
+            let text = format!("{{\"properties\": {{\"a\": {{\"$ref\": \"{reference}\"}}}}}}");
+            check(&text, &format!("it refers to {reference}, {elsewhere}"));
+        }
+        let wrong = refused(r#"{"properties": {"a": {"type": "strng"}}}"#);
+        assert!(wrong.contains("(at /properties/a/type)"), "{wrong}");
+        let nowhere = refused(r##"{"properties": {"a": {"$ref": "#/definitions/none"}}}"##);
+        assert!(nowhere.contains("/definitions/none"), "{nowhere}");
+        let pattern = refused(r#"{"properties": {"a": {"pattern": "("}}}"#);
+        assert!(pattern.contains("/properties/a/pattern"), "{pattern}");
+        let large = Schema::compile(&vec![b' '; limits::SCHEMA_BYTES_MAX + 1]).unwrap_err();
+        assert_eq!(large.to_string(), "it is 524289 bytes, the limit is 524288");
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_ends() {
+        let tree =
+            schema(r##"{"properties": {"child": {"$ref": "#"}, "n": {"type": "integer"}}}"##);
+        let deep = format!("{}{{\"n\": 1}}{}", "{\"child\":".repeat(60), "}".repeat(60));
+        assert_eq!(judge(&tree, &deep), "");
+        assert_eq!(judge(&tree, &deep.replace('1', "\"1\"")).matches("integer").count(), 1);
+        if let Ok(loops) = Schema::compile(br##"{"$ref": "#"}"##) {
+            let _ = judge(&loops, "{}");
+        }
+    }
+
+    #[test]
+    fn problems_are_bounded() {
+        let schema = schema(r#"{"additionalProperties": {"type": "integer"}}"#);
+        let members: Vec<_> =
+            (0..100).map(|at| format!("\"{}{at}\": \"x\"", "k".repeat(500))).collect();
+        let text = format!("{{{}}}", members.join(","));
+        let invalid = schema.validate(&Json::parse(&text).unwrap()).unwrap_err();
+        assert_eq!((invalid.problems.len(), invalid.more), (PROBLEMS_MAX, 100 - PROBLEMS_MAX));
+        assert!(invalid.to_string().len() < 20_000);
+    }
+
+    #[test]
+    fn the_cache_keeps_the_ones_in_use() {
+        let cache = SchemaCache::new(2);
+        let text = |number: u8| format!("{{\"minProperties\": {number}}}");
+        let get = |number: u8| cache.get([number; 32], text(number).as_bytes()).unwrap();
+        let (first, second) = (get(1), get(2));
+        assert!(Arc::ptr_eq(&first, &get(1)));
+        get(3);
+        assert_eq!(cache.len(), 2);
+        assert!(Arc::ptr_eq(&first, &get(1)), "used more recently than the second");
+        assert!(!Arc::ptr_eq(&second, &get(2)), "compiled anew");
+        assert!(cache.get([9; 32], b"{").is_err());
+        assert_eq!(cache.len(), 2);
     }
 }

@@ -68,14 +68,11 @@ pub fn register(
 ) -> Result<Registered, EntityRejection> {
     text::check("name", &request.name, limits::ENTITY_NAME_BYTES_MAX)?;
     text::check("description", &request.description, limits::ENTITY_TEXT_BYTES_MAX)?;
-    let content_hash = match known {
-        // What is registered was usable once and stays so.
-        Some(known) => return same(request, known),
-        None => {
-            Schema::compile(&request.schema)?;
-            content_hash(&request.schema)?
-        }
-    };
+    if let Some(known) = known {
+        return same(request, known);
+    }
+    Schema::compile(&request.schema)?;
+    let content_hash = content_hash(&request.schema)?;
     let name = match request.name.as_str() {
         "" => request.id.name.nss(),
         name => name,
