@@ -36,6 +36,7 @@ struct Applying {
     now: Millis,
     refusal: Option<ProposeError>,
     leader: Option<u64>,
+    deadline: Option<Instant>,
 }
 
 impl Solo {
@@ -62,6 +63,7 @@ impl Solo {
                 now: Millis(1_000_000),
                 refusal: None,
                 leader: Some(1),
+                deadline: None,
             }),
             reads: Mutex::new(None),
         })
@@ -81,6 +83,11 @@ impl Solo {
     /// Says from now on who leads; this node is 1.
     pub fn lead(&self, leader: Option<u64>) {
         self.applying().leader = leader;
+    }
+
+    /// The deadline that the last proposal came with.
+    pub fn last_deadline(&self) -> Option<Instant> {
+        self.applying().deadline
     }
 
     /// Refuses linearizable reads from now on, or serves them again.
@@ -182,7 +189,8 @@ impl Core for Solo {
         LeaderHint { id: Some(1), client_address: Some("127.0.0.1:1".to_owned()) }
     }
 
-    async fn propose(&self, command: Envelope, _deadline: Instant) -> Result<Reply, ProposeError> {
+    async fn propose(&self, command: Envelope, deadline: Instant) -> Result<Reply, ProposeError> {
+        self.applying().deadline = Some(deadline);
         self.apply(&command)
     }
 

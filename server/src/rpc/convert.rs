@@ -43,7 +43,7 @@ impl From<Malformed> for Failure {
     fn from(Malformed { field, problem, limit }: Malformed) -> Self {
         match limit {
             Some((limit, actual)) => Self::too_large(field, actual, limit).with_remedy(problem),
-            None => Self::invalid(field, problem).with_remedy("see the .proto files"),
+            None => Self::invalid(field, problem),
         }
     }
 }

@@ -125,7 +125,7 @@ fn span_of<B>(method: Method, request: &Request<B>) -> Span {
     );
     match request.extensions().get::<Caller>() {
         Some(caller) => span.record("caller", display(&caller.subject)),
-        None => span.record("caller", "anonymous"),
+        None => span.record("caller", display("anonymous")),
     };
     span
 }

@@ -115,7 +115,7 @@ impl Leases for LeaseService {
     ) -> Result<Response<LeaseListResponse>, Status> {
         let deadline = self.0.deadline(&request);
         let (view, header) = self.0.read(0, deadline).await?;
-        let leases = view.leases(LeaseId(i64::MIN), LIST_MAX).map_err(status::of)?;
+        let leases = view.leases(LeaseId::NONE, LIST_MAX).map_err(status::of)?;
         let ids = leases.into_iter().map(|lease| lease.id.0).collect();
         Ok(Response::new(LeaseListResponse { header: Some(header), ids }))
     }

@@ -21,6 +21,8 @@ use tonic::{Code, Status};
 
 /// Where the detail travels.
 pub(crate) const DETAIL_KEY: &str = "keelstone-error-bin";
+/// Parts of the name of a nested field.
+const FIELD_DEPTH_MAX: usize = 16;
 /// Bytes of a message. Headers of a response are limited, by clients too.
 const MESSAGE_BYTES_MAX: usize = 3 * 1024;
 
@@ -47,13 +49,17 @@ impl Failure {
     pub(super) fn invalid(field: impl Into<String>, problem: impl Display) -> Self {
         let field = field.into();
         let message = format!("{field}: {problem}");
-        Self::refused(Code::InvalidArgument, "invalid", message).with_field(field)
+        Self::refused(Code::InvalidArgument, "invalid", message)
+            .with_field(field)
+            .with_remedy("correct the field; the .proto files say what it has to be")
     }
 
     /// A field beyond its limit.
     pub(super) fn too_large(field: impl Into<String>, actual: u64, limit: u64) -> Self {
-        let field = field.into();
-        let message = format!("{field} is {actual}, the limit is {limit}");
+        // The core names a size by its unit: "value bytes" is the field `value`.
+        let size = field.into();
+        let message = format!("{size} is {actual}, the limit is {limit}");
+        let field = size.trim_end_matches(" bytes");
         Self::refused(Code::InvalidArgument, "too_large", message)
             .with_field(field)
             .with_limit(limit, actual)
@@ -237,7 +243,7 @@ impl From<Violation> for Failure {
         let Violation { field, limit, actual, problem, remedy } = violation;
         match problem {
             Problem::TooLarge => Self::too_large(field, actual, limit),
-            Problem::Malformed(problem) => Self::invalid(field, problem),
+            Problem::Malformed(problem) => Self::invalid(field.trim_end_matches(" bytes"), problem),
         }
         .with_remedy(remedy)
     }
@@ -369,17 +375,14 @@ fn improved(status: &Status) -> Option<Status> {
     None
 }
 
-/// prost says: `PutRequest.write_id: WriteId.session: invalid varint`.
+/// prost says: `WriteId.session: PutRequest.write_id: invalid varint`.
 fn malformed_field(problem: &str) -> String {
-    let mut parts: Vec<&str> = problem
-        .split(": ")
-        .map_while(|part| part.split_once('.'))
-        .map(|(_, field)| field)
-        .collect();
-    if parts.is_empty() {
-        parts.push("request");
-    }
-    parts.join(".")
+    let parts = problem.split(": ").map_while(|part| part.split_once('.'));
+    // The innermost message comes first.
+    let mut fields: Vec<&str> = parts.map(|(_, field)| field).collect();
+    fields.reverse();
+    fields.truncate(FIELD_DEPTH_MAX);
+    if fields.is_empty() { "request".to_owned() } else { fields.join(".") }
 }
 
 /// tonic says: "Error, decoded message length too large: found X bytes, the
