@@ -10,7 +10,7 @@ use crate::kv::KeyValue;
 use crate::range::KeyRange;
 use crate::{Error, ErrorKind, HistoryId, Outcome, Position, Revision};
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream};
 use keelstone_proto::v1::{self, watch_canceled::Reason, watch_request, watch_response};
 use std::fmt;
 use std::time::Duration;
@@ -199,8 +199,9 @@ impl Feed for RawFeed {
         };
         let request = v1::WatchRequest { request: Some(watch_request::Request::Create(create)) };
         async move {
-            // The watch lives as long as the client's half of the stream.
-            let requests = futures::stream::iter([request]).chain(futures::stream::pending());
+            // Nothing more is asked: a half that stayed open would keep the watch
+            // alive at the server after its responses are dropped here.
+            let requests = futures::stream::iter([request]);
             let mut stub = v1::watch_client::WatchClient::new(channel)
                 .max_decoding_message_size(RESPONSE_BYTES_MAX);
             Ok(stub.watch(requests).await?.into_inner())

@@ -1,5 +1,7 @@
 //! The API over real sockets, on a core without replicas.
 
+#![expect(clippy::unnecessary_wraps, reason = "messages have most of their fields as options")]
+
 mod documents;
 mod input;
 mod keys;
