@@ -169,8 +169,8 @@ async fn a_retry_gets_the_first_answer() {
     assert_eq!(bench.settings.put(create, deadline()).await.unwrap(), first);
     assert_eq!(bench.get("a").await.unwrap_err().reason(), "value_not_found");
     let other = with(1, put("b", "1", UNCONDITIONAL));
-    let reused = bench.settings.put(other, deadline()).await.unwrap_err();
-    assert_eq!(reused.reason(), "write_id_reused");
+    let stolen = bench.settings.put(other, deadline()).await.unwrap_err();
+    assert_eq!(stolen.reason(), "write_id_refused");
 }
 
 #[tokio::test]
