@@ -170,7 +170,7 @@ async fn a_retry_gets_the_first_answer() {
     assert_eq!(bench.get("a").await.unwrap_err().reason(), "value_not_found");
     let other = with(1, put("b", "1", UNCONDITIONAL));
     let stolen = bench.settings.put(other, deadline()).await.unwrap_err();
-    assert_eq!(stolen.reason(), "write_id_refused");
+    assert_eq!(stolen.reason(), "write_id_reused");
 }
 
 #[tokio::test]

@@ -17,6 +17,9 @@ use std::time::Duration;
 const RETRY: Duration = Duration::from_millis(500);
 /// Zeros written between two looks at whether the writer waits.
 const ZEROS: usize = 1024 * 1024;
+/// How long the disk is left alone between two such pieces: several replicas may
+/// share it, and a segment is needed seconds from now at the earliest.
+const REST: Duration = Duration::from_millis(100);
 
 /// The file name of a segment. Names sort as sequences do.
 pub(super) fn segment_name(sequence: u64) -> String {
@@ -215,14 +218,29 @@ impl Upkeep {
     fn fill(&self, file: &dyn StorageFile, bytes: u64) -> io::Result<()> {
         let zeros = vec![0; ZEROS];
         let mut at = 0;
-        while at < bytes && !self.lock().hurry {
+        let goes_on = || {
+            let plan = self.lock();
+            !plan.hurry && !plan.stopped
+        };
+        while at < bytes && goes_on() {
             let length = ZEROS.min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
             file.write_at(&zeros[..length], at)?;
             // Piece by piece, so that no sync of the log waits behind all of it.
             file.sync_data()?;
             at += length as u64;
+            if at < bytes {
+                self.rest();
+            }
         }
         Ok(())
+    }
+
+    /// Leaves the disk to the log for a while, unless the writer waits.
+    fn rest(&self) {
+        let plan = self.lock();
+        let rested =
+            self.changed.wait_timeout_while(plan, REST, |plan| !plan.hurry && !plan.stopped);
+        drop(rested);
     }
 
     /// Prepares and removes what is due. Whether all went well.
