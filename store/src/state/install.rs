@@ -134,17 +134,19 @@ impl State {
         applied: Applied,
         head: Head,
     ) -> Result<SnapshotWriter, StateError> {
-        let mut writer = self.writer();
-        self.refuse_behind(&applied)?;
-        if writer.installing.is_some() {
-            return Err(StateError::InstallRunning);
-        }
-        let retired = writer.retired.iter().map(|(number, _)| *number).max();
-        let number = writer.number.max(retired.unwrap_or(0)) + 1;
-        let engine = self.home.create(number)?;
-        writer.installing = Some(number);
-        drop(writer);
+        let number = {
+            let mut writer = self.writer();
+            self.refuse_behind(&applied)?;
+            if writer.installing.is_some() {
+                return Err(StateError::InstallRunning);
+            }
+            writer.highest += 1;
+            writer.installing = Some(writer.highest);
+            writer.highest
+        };
         let place = Place { state: Arc::clone(self), number, keep: false };
+        // Without the lock: opening an engine takes a while.
+        let engine = self.home.create(number)?;
         let filling = Filling::new(engine);
         let hasher = blake3::Hasher::new();
         Ok(SnapshotWriter { filling, place, applied, head, rows: 0, hasher })
@@ -168,7 +170,8 @@ impl State {
     /// contains. After another error the replica must stop: the state is the
     /// old one or the new one, and complete.
     pub fn install(&self, finished: FinishedSnapshot) -> Result<(), StateError> {
-        let FinishedSnapshot { engine, mut place, applied, head } = finished;
+        // The place first, so that on a refusal the engine is closed before it.
+        let FinishedSnapshot { mut place, engine, applied, head } = finished;
         let mut writer = self.writer();
         self.refuse_behind(&applied)?;
         self.home.switch(place.number)?;
@@ -177,7 +180,7 @@ impl State {
         let number = std::mem::replace(&mut writer.number, place.number);
         writer.retired.push((number, before));
         writer.cleared_below = Revision::ZERO;
-        let shown = self.show(&mut writer, head, applied);
+        let shown = self.show(&writer, head, applied);
         drop(writer);
         drop(place);
         shown
@@ -270,7 +273,7 @@ impl SnapshotWriter {
     /// [`StateError::BadSnapshot`] if something is missing or changed.
     /// Otherwise the disk failed.
     pub fn finish(self, trailer: &SnapshotTrailer) -> Result<FinishedSnapshot, StateError> {
-        let Self { mut filling, place, applied, head, rows, hasher } = self;
+        let Self { place, mut filling, applied, head, rows, hasher } = self;
         if rows != trailer.rows {
             return Err(bad("rows are missing"));
         }

@@ -91,7 +91,13 @@ pub struct StateOptions {
 pub struct State {
     home: Home,
     writer: Mutex<Writer>,
-    current: RwLock<StateView>,
+    shown: RwLock<Shown>,
+}
+
+/// What readers see: never locked for longer than it takes to copy a pointer.
+struct Shown {
+    view: StateView,
+    engine: Arc<dyn Engine>,
 }
 
 /// What only one may use at a time: those who change the state.
@@ -99,6 +105,8 @@ struct Writer {
     engine: Arc<dyn Engine>,
     /// The number of the engine in use.
     number: u64,
+    /// The highest number that an engine was given.
+    highest: u64,
     /// A snapshot is being received into the engine of this number.
     installing: Option<u64>,
     /// Engines that were replaced, until nobody reads them any more.
@@ -138,14 +146,16 @@ impl State {
         let (number, engine) = home.open()?;
         let view =
             read_view(engine.as_ref()).map_err(|error| OpenError::Unreadable(error.to_string()))?;
+        let shown = RwLock::new(Shown { view, engine: Arc::clone(&engine) });
         let writer = Writer {
             engine,
             number,
+            highest: number,
             installing: None,
             retired: Vec::new(),
             cleared_below: crate::Revision::ZERO,
         };
-        Ok(Self { home, writer: Mutex::new(writer), current: RwLock::new(view) })
+        Ok(Self { home, writer: Mutex::new(writer), shown })
     }
 
     /// Renames the state directory, writes the reason into it and returns its
@@ -175,7 +185,9 @@ impl State {
         if !self.is_fresh() {
             return Ok(());
         }
-        self.commit(WriteBatch::default(), &Head::genesis(history), &Applied::default())
+        let writer = self.writer();
+        let head = Head::genesis(history);
+        self.commit(&writer, WriteBatch::default(), &head, &Applied::default())
     }
 
     /// Applies entries, in log order, each as one atomic batch. Their effects
@@ -190,6 +202,9 @@ impl State {
     }
 
     fn apply_entry(&self, id: LogId, payload: &Payload) -> Result<AppliedEntry, StateError> {
+        // From the first read on: no snapshot may take the state's place between
+        // what is read and what is written.
+        let writer = self.writer();
         let view = self.current();
         let mut applied =
             Applied { id: Some(id), membership: view.applied_ref().membership.clone() };
@@ -210,7 +225,7 @@ impl State {
                 batch = commit::rows_of(&view, &transition)?;
             }
         }
-        self.commit(batch, &transition.head, &applied)?;
+        self.commit(&writer, batch, &transition.head, &applied)?;
         let Transition { head, events, replies, .. } = transition;
         Ok(AppliedEntry { replies, events, head })
     }
@@ -218,21 +233,22 @@ impl State {
     /// Writes a batch with the position that it leads to, and shows it.
     fn commit(
         &self,
+        writer: &Writer,
         mut batch: WriteBatch,
         head: &Head,
         applied: &Applied,
     ) -> Result<(), StateError> {
-        let mut writer = self.writer();
         let before = self.current();
         put_position(&mut batch, head, applied, before.applied_ref());
         writer.engine.commit(batch)?;
-        self.show(&mut writer, head.clone(), applied.clone())
+        self.show(writer, head.clone(), applied.clone())
     }
 
     /// Makes what was committed visible to new views.
-    fn show(&self, writer: &mut Writer, head: Head, applied: Applied) -> Result<(), StateError> {
+    fn show(&self, writer: &Writer, head: Head, applied: Applied) -> Result<(), StateError> {
         let view = StateView::new(writer.engine.view()?, head, applied);
-        *self.current.write().expect("no holder of this lock panics") = view;
+        let engine = Arc::clone(&writer.engine);
+        *self.shown.write().expect("no holder of this lock panics") = Shown { view, engine };
         Ok(())
     }
 
@@ -246,7 +262,11 @@ impl State {
     }
 
     fn current(&self) -> StateView {
-        self.current.read().expect("no holder of this lock panics").clone()
+        self.shown.read().expect("no holder of this lock panics").view.clone()
+    }
+
+    fn engine(&self) -> Arc<dyn Engine> {
+        Arc::clone(&self.shown.read().expect("no holder of this lock panics").engine)
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -261,8 +281,8 @@ impl State {
     /// The replica must stop: nothing is known of what is durable.
     pub fn checkpoint(&self) -> Result<Applied, StateError> {
         let (engine, applied) = {
-            let writer = self.writer();
-            (Arc::clone(&writer.engine), self.current().applied())
+            let shown = self.shown.read().expect("no holder of this lock panics");
+            (Arc::clone(&shown.engine), shown.view.applied())
         };
         // Beside apply, which does not wait for the disk.
         engine.checkpoint()?;
@@ -275,13 +295,12 @@ impl State {
     ///
     /// Fails if the engine cannot tell.
     pub fn size_bytes(&self) -> Result<u64, StateError> {
-        let engine = Arc::clone(&self.writer().engine);
-        Ok(engine.size_bytes()?)
+        Ok(self.engine().size_bytes()?)
     }
 
     /// The engine's name: `fjall`, `sled` or `memory`.
     pub fn engine_name(&self) -> &'static str {
-        self.writer().engine.name()
+        self.engine().name()
     }
 }
 

@@ -127,6 +127,7 @@ impl Engine for FjallEngine {
     }
 
     fn checkpoint(&self) -> Result<(), EngineError> {
+        journal::presync(&self.dir)?;
         self.database.persist(PersistMode::SyncAll).map_err(failed)?;
         std::fs::File::open(&self.dir)?.sync_all()?;
         Ok(())
