@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Harness of the tests and of the programs beside them.
+
+pub mod durability;
