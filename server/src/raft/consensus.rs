@@ -378,12 +378,15 @@ impl Consensus {
     /// Fails if the consensus has stopped.
     pub(crate) async fn purge(&self, keep_bytes: u64, keep_entries: u64) -> Result<(), String> {
         let positions = self.positions();
-        let (Some(snapshot), Some(before)) =
-            (positions.snapshot, self.log.index_before(keep_bytes))
-        else {
-            return Ok(());
-        };
+        let Some(snapshot) = positions.snapshot else { return Ok(()) };
         let Some(by_entries) = snapshot.checked_sub(keep_entries) else { return Ok(()) };
+        let before = match self.log.index_before(keep_bytes) {
+            Some(before) => before,
+            // What was written before this process began is not known to the
+            // byte; it may stay until it is too much.
+            None if self.log.size_bytes() > keep_bytes.saturating_mul(2) => by_entries,
+            None => return Ok(()),
+        };
         let upto = before.min(by_entries);
         if positions.purged.is_some_and(|purged| purged >= upto) {
             return Ok(());
@@ -475,42 +478,39 @@ fn members_of(stored: &super::types::StoredMembership) -> Members {
 
 /// Translates what the library tells about leaders and failures.
 fn follow(raft: &Raft) -> (watch::Receiver<Leadership>, watch::Receiver<Option<String>>) {
-    let mut source = raft.metrics();
+    // These change with the leader and the members, not with each entry.
+    let mut source = raft.server_metrics();
+    let metrics = raft.metrics();
     let (leadership, leadership_seen) = watch::channel(Leadership::default());
     let (ended, ended_seen) = watch::channel(None);
     let node = *raft.node_id();
     super::runtime::spawn(async move {
-        let mut membership = None;
-        let mut members = Arc::default();
         loop {
-            let (seen, failure) = {
-                let metrics = source.borrow_watched();
-                if membership.as_ref() != Some(&metrics.membership_config) {
-                    members = Arc::new(members_of(&metrics.membership_config));
-                    membership = Some(Arc::clone(&metrics.membership_config));
+            let seen = {
+                let server = source.borrow_watched();
+                let members = Arc::new(members_of(&server.membership_config));
+                Leadership {
+                    term: server.vote.leader_id.term,
+                    role: role_of(server.state, &members, node),
+                    leader: server.current_leader,
+                    members,
                 }
-                let seen = Leadership {
-                    term: metrics.current_term,
-                    role: role_of(metrics.state, &members, node),
-                    leader: metrics.current_leader,
-                    members: Arc::clone(&members),
-                };
-                (seen, metrics.running_state.clone().err())
             };
             leadership.send_if_modified(|now| {
                 let changed = *now != seen;
                 *now = seen;
                 changed
             });
-            if let Some(failure) = failure {
-                ended.send_replace(Some(failure_text(&failure)));
-                return;
-            }
             if source.changed().await.is_err() {
-                ended.send_replace(Some("its core ended without a reason".to_owned()));
-                return;
+                break;
             }
         }
+        let failure = metrics.borrow_watched().running_state.clone();
+        let text = failure.err().map_or_else(
+            || "its core ended without a reason".to_owned(),
+            |failure| failure_text(&failure),
+        );
+        ended.send_replace(Some(text));
     });
     (leadership_seen, ended_seen)
 }

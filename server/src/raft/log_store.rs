@@ -45,6 +45,11 @@ impl LogStore {
         self.marks().written
     }
 
+    /// Bytes of disk that the log takes.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.log.size_bytes()
+    }
+
     /// The first entry of about the newest `bytes` bytes, if more than that was
     /// appended since the start of the process.
     pub(crate) fn index_before(&self, bytes: u64) -> Option<u64> {

@@ -100,8 +100,7 @@ impl Network {
         })
     }
 
-    /// Makes a call with a deadline, and a new connection after it passed: a
-    /// half-open one would swallow the next call too.
+    /// Makes a call with a deadline.
     async fn call<T>(
         &mut self,
         action: RPCTypes,
@@ -109,10 +108,16 @@ impl Network {
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> Result<T, RPCError<Types>> {
         match tokio::time::timeout(ttl, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(failed(&status)),
+            Ok(Ok(response)) => {
+                self.channel.answered();
+                Ok(response.into_inner())
+            }
+            Ok(Err(status)) => {
+                self.channel.answered();
+                Err(failed(&status))
+            }
             Err(_elapsed) => {
-                self.channel.renew();
+                self.channel.unanswered();
                 Err(self.timed_out(action, ttl))
             }
         }

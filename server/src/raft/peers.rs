@@ -4,6 +4,8 @@
 use super::transport::Dialer;
 use keelstone_proto::peer;
 use keelstone_proto::peer::peer_client::PeerClient;
+use std::time::Duration;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 
 /// Bytes of a message that is taken from a peer: an append carries at most
@@ -42,17 +44,36 @@ impl Peers {
     }
 }
 
+/// How long a connection may fail to answer before another one is made. Not at
+/// the first failure: making one takes longer than a heartbeat may.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
+
 /// One connection to a peer, made again when it has gone bad.
 pub(crate) struct PeerChannel {
     dialer: Dialer,
     address: String,
     channel: Channel,
+    silent_since: Option<Instant>,
 }
 
 impl PeerChannel {
     pub(crate) fn new(dialer: Dialer, address: &str) -> Self {
         let channel = dialer.channel(address);
-        Self { dialer, address: address.to_owned(), channel }
+        Self { dialer, address: address.to_owned(), channel, silent_since: None }
+    }
+
+    /// The peer has answered.
+    pub(crate) fn answered(&mut self) {
+        self.silent_since = None;
+    }
+
+    /// The peer has not answered in time. A half-open connection would swallow
+    /// the next call too, so that another one is made after a while.
+    pub(crate) fn unanswered(&mut self) {
+        let since = *self.silent_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= SILENCE_MAX {
+            self.renew();
+        }
     }
 
     pub(crate) fn client(&self) -> PeerClient<Channel> {
@@ -63,6 +84,7 @@ impl PeerChannel {
 
     /// Drops the connection; the next call opens another.
     pub(crate) fn renew(&mut self) {
+        self.silent_since = None;
         self.channel = self.dialer.channel(&self.address);
     }
 }

@@ -54,7 +54,7 @@ impl Receiver {
         let meta = convert::applied_to_meta(&applied).map_err(invalid)?;
         tracing::info!(index = offered, "receiving a snapshot");
         let finished = write(&running.state, &header, applied, chunks).await?;
-        let snapshot = Snapshot { meta, snapshot: SnapshotBody::Incoming(finished) };
+        let snapshot = Snapshot { meta, snapshot: SnapshotBody::Incoming(Box::new(finished)) };
         let call = running.consensus.raft().install_full_snapshot(vote, snapshot);
         let response = Box::pin(runtime::enter(running.node_id, call))
             .await

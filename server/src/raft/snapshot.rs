@@ -19,19 +19,19 @@ pub(crate) enum SnapshotBody {
     /// A consistent view that rows are read from.
     Outgoing(Box<SnapshotReader>),
     /// Received, verified and durable in a side directory.
-    Incoming(FinishedSnapshot),
+    Incoming(Box<FinishedSnapshot>),
 }
 
 impl SnapshotBody {
     /// The snapshot, ready to be swapped in.
     pub(crate) fn into_finished(self, state: &Arc<State>) -> io::Result<FinishedSnapshot> {
         let mut reader = match self {
-            Self::Incoming(finished) => return Ok(finished),
+            Self::Incoming(finished) => return Ok(*finished),
             Self::Outgoing(reader) => reader,
         };
         let (applied, head) = reader.header();
         let mut writer = state.begin_install(applied, head).map_err(io::Error::other)?;
-        while let Some(chunk) = reader.next_chunk().map_err(io::Error::other)? {
+        while let Some(chunk) = SnapshotReader::next_chunk(&mut reader).map_err(io::Error::other)? {
             writer.write(chunk).map_err(io::Error::other)?;
         }
         writer.finish(&reader.trailer()).map_err(io::Error::other)
@@ -60,7 +60,7 @@ pub(crate) async fn send(
     }
     loop {
         let (returned, chunk) = offload::blocking(move || {
-            let chunk = reader.next_chunk();
+            let chunk = SnapshotReader::next_chunk(&mut reader);
             (reader, chunk)
         })
         .await;

@@ -6,6 +6,7 @@
 //! says nothing.
 
 use super::identity::NodeIdentity;
+use super::settings::FEATURE_LEVEL;
 use crate::core::MemberStatus;
 use crate::raft::{Leadership, PeerRequests};
 use async_trait::async_trait;
@@ -103,7 +104,8 @@ impl PeerRequests for Desk {
         &self,
         request: &peer::IdentifyRequest,
     ) -> Result<peer::IdentifyResponse, &'static str> {
-        let mut response = peer::IdentifyResponse::default();
+        let mut response =
+            peer::IdentifyResponse { feature_level: FEATURE_LEVEL, ..Default::default() };
         match &*self.standing() {
             Standing::Unbound { forming, adopt } => {
                 response.joining = adopt.is_some();

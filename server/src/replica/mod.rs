@@ -35,7 +35,9 @@ pub use crate::raft::{
     BoxStream, ClientConfigs, PeerAcceptor, PeerConnector, Stream, TcpConnector, Timing,
 };
 pub use running::Replica;
-pub use settings::{Clock, Components, Disk, Entry, INITIAL_ID_MAX, ReplicaSettings, SystemClock};
+pub use settings::{
+    Clock, Components, Disk, Entry, FEATURE_LEVEL, INITIAL_ID_MAX, ReplicaSettings, SystemClock,
+};
 pub use start::{Failure, StartError};
 
 #[cfg(test)]

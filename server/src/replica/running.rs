@@ -258,7 +258,7 @@ impl Replica {
             (leadership.leads(), leadership.leader)
         };
         if leads {
-            if self.space.problem().is_some() {
+            if self.space.refuses(command) {
                 return Answer::NoSpace;
             }
             self.here.submit(command.clone(), deadline).await
@@ -444,7 +444,7 @@ impl LeaderRequests for Replica {
             if self.is_stopping() || !self.leadership.borrow().leads() {
                 return Forwarded::NotLeader(self.leader());
             }
-            if self.space.problem().is_some() {
+            if self.space.refuses(&command) {
                 return Forwarded::NoSpace;
             }
             match self.here.submit(command, deadline).await {

@@ -36,6 +36,10 @@ pub enum Entry {
 /// no id is ever given twice.
 pub const INITIAL_ID_MAX: u64 = 99;
 
+/// The level of features that this version knows. The cluster's level is raised
+/// to it when all members know it.
+pub const FEATURE_LEVEL: u32 = 1;
+
 /// Settings of a replica.
 #[derive(Clone, Debug)]
 pub struct ReplicaSettings {

@@ -1,7 +1,32 @@
 //! Whether the disk has room for more.
 
+use bytes::Bytes;
 use keelstone_store::disk::log::Log;
+use keelstone_store::machine::{Command, Op, Txn, codec};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Whether nothing is stored by a command, and something may be forgotten.
+fn makes_room(command: &Command) -> bool {
+    fn only_deletes(txn: &Txn) -> bool {
+        txn.then.iter().chain(&txn.otherwise).all(|op| match op {
+            Op::Delete(_) | Op::Range(_) => true,
+            Op::Txn(txn) => only_deletes(txn),
+            Op::Put(_) => false,
+        })
+    }
+    match command {
+        Command::Txn(txn) => only_deletes(txn),
+        Command::Compact { .. }
+        | Command::LeaseRevoke { .. }
+        | Command::LeaseExpire { .. }
+        | Command::SessionClose { .. }
+        | Command::SessionExpire { .. } => true,
+        Command::LeaseGrant { .. }
+        | Command::LeaseRenew { .. }
+        | Command::SessionOpen { .. }
+        | Command::FeatureLevel { .. } => false,
+    }
+}
 
 /// What was last seen of the disk's free space. Looked at in the background,
 /// so that a write costs a load.
@@ -34,6 +59,12 @@ impl Space {
     /// Bytes free, and bytes kept in reserve.
     pub(super) fn bytes(&self) -> (u64, u64) {
         (self.free_bytes.load(Ordering::Relaxed), self.reserve_bytes)
+    }
+
+    /// Whether a command is refused for want of room. What makes room is not.
+    pub(super) fn refuses(&self, command: &Bytes) -> bool {
+        self.problem().is_some()
+            && !codec::decode_envelope(command.clone()).is_ok_and(|it| makes_room(&it.command))
     }
 
     /// Why writes are refused, if they are.

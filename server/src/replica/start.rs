@@ -298,10 +298,10 @@ async fn open(
     settings: &ReplicaSettings,
     disk: &super::settings::Disk,
     failures: &Failures,
-    (calls, others, desk): (&Calls, &Peers, &Desk),
+    (calls, others, told): (&Calls, &Peers, &Desk),
 ) -> Result<Opened, StartError> {
-    let told = failures.clone();
-    let on_failure = Arc::new(move |error: &LogError| told.report(&error.to_string()));
+    let failures = failures.clone();
+    let on_failure = Arc::new(move |error: &LogError| failures.report(&error.to_string()));
     let (log, writer) = disk::open_log(dir, identity, settings, disk, on_failure).await?;
     let writer = run_writer(writer).map_err(StartError::Thread)?;
     let recovered = log.recovered();
@@ -309,7 +309,7 @@ async fn open(
     let held = recovered.last.is_some()
         || recovered.vote.is_some()
         || state.view()?.applied().id.is_some();
-    desk.opened(*identity, held);
+    told.opened(*identity, held);
     let members = known_members(settings, &state)?;
     let sources = Sources { calls, peers: others, members: &members };
     disk::reconcile(&log, &state, identity, &sources).await?;

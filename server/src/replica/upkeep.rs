@@ -8,12 +8,15 @@
 //! | checkpoints | every node | makes the state durable, lets old log go |
 //! | compaction | every node | removes forgotten history from the disk |
 //! | space | every node | looks at the disk |
+//! | features | leader | raises the feature level when all members know a higher one |
 //!
 //! An idle cluster writes nothing: an entry is proposed only if something
 //! expires or may be forgotten.
 
 use super::running::Replica;
+use super::settings::FEATURE_LEVEL;
 use crate::raft::{blocking, spawn};
+use keelstone_proto::peer;
 use keelstone_store::limits::{LEASE_EXPIRE_MAX, SESSION_EXPIRE_MAX};
 use keelstone_store::machine::{Command, Envelope, View as _, codec};
 use keelstone_store::state::StateError;
@@ -32,6 +35,10 @@ const STAMP_INTERVAL: Duration = Duration::from_secs(5);
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the disk is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the feature level is looked at.
+const FEATURES_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a member may take to say what it knows.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Rows of history removed in one step.
 const COMPACT_ROWS: usize = 1000;
 /// The pause between two steps.
@@ -50,6 +57,7 @@ pub(super) fn start(replica: &Arc<Replica>) {
     run(replica, checkpoints);
     run(replica, compaction);
     run(replica, space);
+    run(replica, features);
 }
 
 fn run<F: Future<Output = ()> + Send + 'static>(
@@ -194,6 +202,35 @@ async fn history(replica: Arc<Replica>) {
             propose(&replica, &Command::Compact { revision }).await;
         }
     }
+}
+
+async fn features(replica: Arc<Replica>) {
+    loop {
+        until_leading(&replica).await;
+        tokio::time::sleep(FEATURES_INTERVAL).await;
+        let Ok(view) = replica.parts.state.view() else { continue };
+        if view.head().feature_level >= FEATURE_LEVEL {
+            // It is not lowered, and this process does not learn a higher one.
+            std::future::pending::<()>().await;
+        }
+        if all_know(&replica, FEATURE_LEVEL).await {
+            propose(&replica, &Command::FeatureLevel { level: FEATURE_LEVEL }).await;
+        }
+    }
+}
+
+/// Whether all members say that they know a level of features.
+async fn all_know(replica: &Replica, level: u32) -> bool {
+    let members = Arc::clone(&replica.leadership.borrow().members);
+    for member in members.all.values().filter(|member| member.id != replica.node_id()) {
+        let request = peer::IdentifyRequest { from: replica.node_id(), ..Default::default() };
+        let address = &member.peer_address;
+        match replica.parts.calls.identify(address, request, ASK_TIMEOUT).await {
+            Ok(response) if response.feature_level >= level => {}
+            Ok(_) | Err(_) => return false,
+        }
+    }
+    true
 }
 
 async fn checkpoints(replica: Arc<Replica>) {

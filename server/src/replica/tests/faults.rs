@@ -1,7 +1,7 @@
 //! Nodes that die, lag, diverge, and disks that fill up.
 
 use super::*;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loss_of_any_node_is_survived() {
@@ -38,7 +38,7 @@ async fn writes_go_on_soon_after_the_leader_is_killed() {
     }
     println!("gaps: {gaps:?}");
     // Generous, for busy machines; the figure is measured elsewhere.
-    assert!(gaps.iter().all(|gap| *gap < Duration::from_secs(5)), "{gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap < Duration::from_secs(20)), "{gaps:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@ mod faults;
 mod formation;
 mod members;
 mod reads_and_writes;
+mod secured;
 
 use super::{Components, Entry, Replica, ReplicaSettings, StartError};
 use crate::core::{Consistency, Core as _, MemberStatus, ProposeError};
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -29,9 +31,17 @@ struct Cluster {
     adjust: fn(&mut ReplicaSettings),
 }
 
+/// An address that nothing else on this machine takes by chance: outside of the
+/// range that the system gives to connections, and once only.
 async fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 12_000 + u16::try_from(std::process::id() % 100).unwrap() * 200;
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await {
+            return listener.local_addr().unwrap();
+        }
+    }
 }
 
 async fn new_member(id: u64) -> MemberStatus {

@@ -2,7 +2,7 @@
 
 use super::*;
 use keelstone_store::machine::Rejection;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn followers_forward_writes_and_read_their_own_and_others_writes() {

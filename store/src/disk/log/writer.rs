@@ -90,6 +90,12 @@ impl LogWriter {
         }
     }
 
+    /// Whether the log is closed and complete, or has failed: nothing more will
+    /// be written.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Writes and syncs what is queued. `false` if there was nothing to do, or if
     /// the log is closed and complete. For who drives the log himself.
     ///
