@@ -163,6 +163,7 @@ fn main() {
             ratios[1].push(newest(&rates[2]) / newest(&rates[0]));
         }
         let ratio = median(&mut ratios[0]);
+        let without_zeros = median(&mut ratios[1]);
         println!(
             "{:>3} x {:>4}  {:>8.0}  {:>8.0}   {ratio:.2}  ({:.2}, {:.2})         {:.2}",
             shape.entries,
@@ -171,7 +172,7 @@ fn main() {
             median(&mut rates[1]),
             ratios[0][0],
             ratios[0][ratios[0].len() - 1],
-            median(&mut ratios[1]),
+            without_zeros,
         );
     }
     for (name, subject) in [("log", &log), ("without zeros ahead", &plain)] {

@@ -76,7 +76,7 @@ pub async fn create(
     let plain_bytes = tracker.bytes();
     let millis = u64::try_from(tracker.elapsed().as_millis()).unwrap_or(u64::MAX);
     let stats = Stats { plain_bytes, stored_bytes: packing.stored_bytes(&index), millis };
-    let tracker = Tracker::begin(observer, Phase::Finish, None);
+    Tracker::begin(observer, Phase::Finish, None);
     let manifest = match packing.manifest(&header, &digested, index, stats, started).await {
         Ok(manifest) => manifest,
         Err(error) => {
@@ -85,7 +85,6 @@ pub async fn create(
         }
     };
     let entry = commit(repo, manifest).await?;
-    drop(tracker);
     Ok(entry)
 }
 
@@ -424,6 +423,10 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 /// The bytes of hexadecimal digits; what are none are left out.
 pub(super) fn unhex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|d| d as u8).collect();
+    let digits: Vec<u8> = text
+        .chars()
+        .filter_map(|c| c.to_digit(16))
+        .filter_map(|digit| u8::try_from(digit).ok())
+        .collect();
     digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }

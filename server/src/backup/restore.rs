@@ -162,9 +162,8 @@ pub async fn restore(
     if !damages.is_empty() {
         return Err(BackupError::Damaged(damages));
     }
-    let tracker = Tracker::begin(observer, Phase::Finish, None);
+    Tracker::begin(observer, Phase::Finish, None);
     let directories = loading.finish(&plan, manifest).await?;
-    drop(tracker);
     let restored = plan.restored(manifest, directories);
     if options.record {
         record(repo, &restored).await;

@@ -161,10 +161,10 @@ impl<'a> Scan<'a> {
         let pack = Arc::new(pack);
         for chunk in 0..pack.chunks() {
             // Without an index the chunk is checked by itself.
-            let place = places.as_ref().map(|places| places.get(chunk).cloned());
+            let told = Told::of(places.as_ref(), chunk);
             let (pack, mut digest) = (Arc::clone(&pack), std::mem::take(&mut self.digest));
             let read = spawn_blocking(move || {
-                let read = read_chunk(&pack, chunk, place, &mut digest);
+                let read = read_chunk(&pack, chunk, told, &mut digest);
                 (digest, read)
             });
             let (digest, read) = read.await?;
@@ -248,11 +248,28 @@ fn header_of(manifest: &Manifest) -> PackHeader {
     }
 }
 
+/// What the index says of a chunk.
+enum Told {
+    /// There is no index to ask: it could not be read, which was reported.
+    Unasked,
+    /// There is no such chunk.
+    Nothing,
+    /// It is there.
+    Place(Box<ChunkPlace>),
+}
+
+impl Told {
+    fn of(places: Option<&Vec<ChunkPlace>>, chunk: usize) -> Self {
+        let Some(places) = places else { return Self::Unasked };
+        places.get(chunk).map_or(Self::Nothing, |place| Self::Place(Box::new(place.clone())))
+    }
+}
+
 /// One chunk: its plain bytes and how many rows they are.
 fn read_chunk(
     pack: &Pack,
     chunk: usize,
-    place: Option<Option<ChunkPlace>>,
+    told: Told,
     digest: &mut Digest,
 ) -> Result<(Bytes, u64), String> {
     let plain = pack.plain(chunk).map_err(|error| error.to_string())?;
@@ -268,11 +285,11 @@ fn read_chunk(
         last_key: summary.last_key,
         rows: summary.rows,
     };
-    match place {
-        None => Ok((plain, summary.rows)),
-        Some(Some(place)) if place == found => Ok((plain, summary.rows)),
-        Some(Some(_)) => Err("it is not the one that the index tells of".to_owned()),
-        Some(None) => Err("the index does not tell of it".to_owned()),
+    match told {
+        Told::Unasked => Ok((plain, summary.rows)),
+        Told::Place(place) if *place == found => Ok((plain, summary.rows)),
+        Told::Place(_) => Err("it is not the one that the index tells of".to_owned()),
+        Told::Nothing => Err("the index does not tell of it".to_owned()),
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) const BUCKET_HELP: &str = "Where backups are:
 enum Action {
     /// Make a full backup of the newest revision.
     Create {
-        /// Where to, such as s3://bucket/prefix or file:///path.
+        /// Where to, such as `s3://bucket/prefix` or `file:///path`.
         #[arg(long, value_name = "URL", env = "KEELSTONE_BACKUP_URL")]
         to: BucketUrl,
         #[command(flatten)]
@@ -63,7 +63,7 @@ enum Action {
 /// Where backups are, to read them.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Place {
-    /// Where the backups are, such as s3://bucket/prefix or file:///path.
+    /// Where the backups are, such as `s3://bucket/prefix` or `file:///path`.
     #[arg(long, value_name = "URL", env = "KEELSTONE_BACKUP_URL")]
     from: BucketUrl,
     #[command(flatten)]
@@ -193,7 +193,7 @@ fn print(output: Format, listing: &Listing) -> Result<()> {
     for Unreadable { folder, problem } in &listing.unreadable {
         match problem {
             Some(problem) => {
-                note(&format!("warning: {folder}: its manifest is damaged: {problem}"))
+                note(&format!("warning: {folder}: its manifest is damaged: {problem}"));
             }
             None => note(&format!("{folder}: not finished; it is being made, or was given up")),
         }

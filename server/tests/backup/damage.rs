@@ -146,7 +146,7 @@ async fn a_damaged_manifest_is_never_passed_over() {
             })
             .await;
         let listing = repo.list().await.unwrap();
-        assert_eq!(listing.backups, [older.clone()], "byte {at}, bit {bit}");
+        assert_eq!(listing.backups, std::slice::from_ref(&older), "byte {at}, bit {bit}");
         assert!(listing.unreadable[0].problem.is_some());
         for name in ["latest", &newer.manifest.name()] {
             let error = repo.find(name).await.unwrap_err();
