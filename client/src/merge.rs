@@ -136,6 +136,8 @@ fn difference(from: &Value, to: &Value) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng as _, SeedableRng as _};
     use serde_json::json;
 
     /// RFC 7396, section 2.
@@ -259,5 +261,95 @@ mod tests {
             json!({"labels": {"b": "2"}}),
             json!({"labels": {"b": "2"}, "x": 1}),
         );
+    }
+
+    /// What a type sees that does not know fields beginning with `f`.
+    fn seen(value: &Value) -> Value {
+        match value {
+            Value::Object(object) => {
+                let known = object.iter().filter(|(name, _)| !name.starts_with('f'));
+                Value::Object(known.map(|(name, value)| (name.clone(), seen(value))).collect())
+            }
+            Value::Array(array) => Value::Array(array.iter().map(seen).collect()),
+            value => value.clone(),
+        }
+    }
+
+    fn foreign(value: &Value, path: &str, found: &mut Vec<String>) {
+        let Value::Object(object) = value else { return };
+        for (name, value) in object {
+            let path = format!("{path}/{name}");
+            if name.starts_with('f') {
+                found.push(format!("{path}={value}"));
+            } else {
+                foreign(value, &path, found);
+            }
+        }
+    }
+
+    fn random(rng: &mut StdRng, depth: u32) -> Value {
+        let kind = if depth == 0 { 0 } else { rng.random_range(0..4) };
+        match kind {
+            2 => (0..rng.random_range(0..4)).map(|_| random(rng, depth - 1)).collect(),
+            3 => {
+                let names = ["a", "b", "name", "f1", "f2"];
+                let mut object = Map::new();
+                for name in names {
+                    if rng.random_bool(0.6) {
+                        object.insert(name.to_owned(), random(rng, depth - 1));
+                    }
+                }
+                Value::Object(object)
+            }
+            _ => json!(rng.random_range(0..5)),
+        }
+    }
+
+    /// Changes, adds and removes here and there.
+    fn mutate(rng: &mut StdRng, value: &mut Value) {
+        match value {
+            Value::Object(object) => {
+                if rng.random_bool(0.2) {
+                    object.insert("new".to_owned(), json!(rng.random_range(0..9)));
+                }
+                object.retain(|_, _| rng.random_bool(0.9));
+                object.values_mut().for_each(|value| mutate(rng, value));
+            }
+            Value::Array(array) => {
+                array.retain(|_| rng.random_bool(0.9));
+                array.iter_mut().for_each(|value| mutate(rng, value));
+                if rng.random_bool(0.2) {
+                    array.insert(rng.random_range(0..=array.len()), json!({"name": 7, "b": 1}));
+                }
+            }
+            value if rng.random_bool(0.2) => *value = json!(rng.random_range(0..5)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_type_sees_what_it_wrote_and_the_rest_survives() {
+        let seed = rand::random::<u64>();
+        let mut rng = StdRng::seed_from_u64(seed);
+        for round in 0..2000 {
+            let stored = json!({"a": random(&mut rng, 3), "b": random(&mut rng, 3), "f": 1});
+            let before = seen(&stored);
+            let mut after = before.clone();
+            after.as_object_mut().unwrap().values_mut().for_each(|value| mutate(&mut rng, value));
+            let patch = patch_of(&stored, &before, &after).unwrap_or_else(|| json!({}));
+            let result = apply(stored.clone(), &patch);
+            assert_eq!(seen(&result), after, "seed {seed}, round {round}: {stored} by {patch}");
+
+            // Foreign fields of objects that are still there, outside of arrays.
+            let (mut was, mut is) = (Vec::new(), Vec::new());
+            foreign(&stored, "", &mut was);
+            foreign(&result, "", &mut is);
+            for field in was {
+                let path = field.split('=').next().unwrap_or_default();
+                let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+                let stays = after.pointer(parent).is_some_and(Value::is_object);
+                assert!(!stays || is.contains(&field), "seed {seed}, round {round}: {field}");
+            }
+        }
     }
 }

@@ -155,7 +155,7 @@ fn kind_of(code: Code, detail: &ErrorDetail) -> ErrorKind {
         // Others are at the same entity right now; the server gave up first.
         "contended" => ErrorKind::Overloaded,
         // The write was done before, or may have been; what it answered is gone.
-        "reply_forgotten" | "reply_lost" => ErrorKind::Unknown,
+        "reply_forgotten" => ErrorKind::Unknown,
         _ => kind_of_code(code, detail),
     }
 }
@@ -205,7 +205,7 @@ fn is_transient(kind: &ErrorKind) -> bool {
 
 /// Whether asking again brings the same answer, though its kind says otherwise.
 fn is_final(reason: &str) -> bool {
-    matches!(reason, "reply_forgotten" | "reply_lost")
+    reason == "reply_forgotten"
 }
 
 /// Whether the connection could not be made, so that nothing was sent.

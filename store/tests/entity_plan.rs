@@ -3,6 +3,8 @@
 //! Random operations run against the planner, with a map in the place of the
 //! store that applies each planned transaction as the state machine would.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
 use bytes::Bytes;
 use keelstone_store::entity::json::Json;
 use keelstone_store::entity::request::{Create, Delete, EnvelopeChange, Patch, Resolve, Update};

@@ -1,3 +1,4 @@
 //! Harness of the tests and of the programs beside them.
 
 pub mod durability;
+pub mod running;
