@@ -317,7 +317,9 @@ mod tests {
             }
             Value::Array(array) => {
                 array.retain(|_| rng.random_bool(0.9));
-                array.iter_mut().for_each(|value| mutate(rng, value));
+                for value in array.iter_mut() {
+                    mutate(rng, value);
+                }
                 if rng.random_bool(0.2) {
                     array.insert(rng.random_range(0..=array.len()), json!({"name": 7, "b": 1}));
                 }
