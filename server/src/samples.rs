@@ -324,10 +324,10 @@ fn cluster_yaml(name: &str, pools: u32) -> String {
     );
     yaml += &"  # control plane, network and infrastructure\n".repeat(100);
     for pool in 0..pools {
-        yaml += &format!(
+        let head = format!(
             "---\nkind: VCDMachineTemplate\nmetadata:\n  name: {name}-pool-{pool}\nspec:\n"
         );
-        yaml += &"      sizingPolicy: small\n".repeat(90);
+        yaml.extend([head, "      sizingPolicy: small\n".repeat(90)]);
     }
     yaml
 }
@@ -337,10 +337,10 @@ fn status_yaml(name: &str, nodes: u32) -> String {
         "  - lasttransitiontime: \"2026-03-01T00:00:00Z\"\n    status: \"True\"\n    type: Ready\n";
     let mut yaml = String::new();
     for node in 0..nodes + 3 {
-        yaml += &format!(
+        let head = format!(
             "---\nkind: VCDMachine\nmetadata:\n  name: {name}-{node}\nstatus:\n  conditions:\n"
         );
-        yaml += &condition.repeat(4);
+        yaml.extend([head, condition.repeat(4)]);
     }
     yaml
 }

@@ -22,8 +22,9 @@ pub(crate) struct Place {
 impl Place {
     /// The token that leads here, for the list of this fingerprint.
     pub(crate) fn token(&self, list: &[u8]) -> String {
-        let from: String = self.from.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{VERSION}.{:x}.{}.{from}", self.revision.get(), fingerprint(list))
+        let mut token = format!("{VERSION}.{:x}.{}.", self.revision.get(), fingerprint(list));
+        token.extend(self.from.iter().map(|byte| format!("{byte:02x}")));
+        token
     }
 
     /// Where `token` leads.

@@ -208,7 +208,7 @@ impl ListQuery {
                     return Ok((entities, Some(next)));
                 }
                 from = keys::after(&row);
-                let Some(mut entity) = entity_of(view, &row, record, place.revision)? else {
+                let Some(mut entity) = entity_of(view, &row, &record, place.revision)? else {
                     continue;
                 };
                 if self.passes(&entity) {
@@ -246,11 +246,11 @@ fn chunk(
 fn entity_of(
     view: &StateView,
     row: &Key,
-    record: Record,
+    record: &Record,
     revision: Revision,
 ) -> Result<Option<Entity>, EntityError> {
     if keys::is_entity(row) {
-        return Ok(Some(Entity::decode(&record)?));
+        return Ok(Some(Entity::decode(record)?));
     }
     let Some(key) = keys::entity_of_row(row) else { return Ok(None) };
     let record = record_at(view, &key, revision)?;

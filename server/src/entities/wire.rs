@@ -188,7 +188,7 @@ pub fn patch(request: v1::EntityPatchRequest) -> Result<Write, EntityError> {
 /// # Errors
 ///
 /// [`EntityError::Rejected`] names the field.
-pub fn delete(request: v1::EntityDeleteRequest) -> Result<Write, EntityError> {
+pub fn delete(request: &v1::EntityDeleteRequest) -> Result<Write, EntityError> {
     let delete =
         Delete { id: entity_id(&request.id)?, precondition: precondition(request.precondition)? };
     Ok(Write { request: Request::Delete(delete), write_id: write_id(request.write_id) })
@@ -199,7 +199,7 @@ pub fn delete(request: v1::EntityDeleteRequest) -> Result<Write, EntityError> {
 /// # Errors
 ///
 /// [`EntityError::Rejected`] names the field.
-pub fn resolve(request: v1::EntityResolveRequest) -> Result<Write, EntityError> {
+pub fn resolve(request: &v1::EntityResolveRequest) -> Result<Write, EntityError> {
     let precondition = match request.precondition {
         None => Precondition::Unconditional,
         some => precondition(some)?,

@@ -126,7 +126,7 @@ impl Entities {
     ) -> Result<Step, EntityError> {
         let view = self.core.read(freshness, deadline).await?;
         let stale = freshness == Consistency::Serializable;
-        let earlier = match self.earlier(&view, write.write_id) {
+        let earlier = match Self::earlier(&view, write.write_id) {
             Err(EntityError::Session(_)) if stale => return Ok(Step::Fresher),
             earlier => earlier?,
         };
@@ -190,7 +190,7 @@ impl Entities {
     }
 
     /// What the session knows of the write.
-    fn earlier(&self, view: &StateView, write_id: Option<WriteId>) -> Result<Earlier, EntityError> {
+    fn earlier(view: &StateView, write_id: Option<WriteId>) -> Result<Earlier, EntityError> {
         let Some(id) = write_id else { return Ok(Earlier::Unknown) };
         let Some(session) = view.session(id.session)? else {
             return Err(EntityError::Session(Rejection::SessionNotFound(id.session)));

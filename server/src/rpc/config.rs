@@ -71,7 +71,7 @@ impl Config for ConfigService {
         request: Request<ConfigDeleteRequest>,
     ) -> Result<Response<ConfigDeleteResponse>, Status> {
         let deadline = self.0.write_deadline(&request, "config_delete")?;
-        let delete = wire::delete(request.into_inner()).map_err(status::of)?;
+        let delete = wire::delete(&request.into_inner()).map_err(status::of)?;
         let answer = self.0.settings.delete(delete, deadline).await.map_err(status::of)?;
         let (header, deleted) = self.0.answer(answer);
         Ok(Response::new(ConfigDeleteResponse { header: Some(header), deleted }))

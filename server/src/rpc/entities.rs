@@ -112,7 +112,7 @@ impl Entities for EntityService {
         request: Request<EntityDeleteRequest>,
     ) -> Result<Response<EntityDeleteResponse>, Status> {
         let deadline = self.0.write_deadline(&request, "entity_delete")?;
-        let write = wire::delete(request.into_inner()).map_err(status::of)?;
+        let write = wire::delete(&request.into_inner()).map_err(status::of)?;
         let answer = self.0.entities.write(&write, deadline).await.map_err(status::of)?;
         let (header, written) = self.0.answer(answer);
         Ok(Response::new(EntityDeleteResponse {
@@ -127,7 +127,7 @@ impl Entities for EntityService {
         request: Request<EntityResolveRequest>,
     ) -> Result<Response<EntityResponse>, Status> {
         let deadline = self.0.write_deadline(&request, "entity_resolve")?;
-        self.write(wire::resolve(request.into_inner()), deadline).await
+        self.write(wire::resolve(&request.into_inner()), deadline).await
     }
 
     async fn history(

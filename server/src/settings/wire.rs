@@ -28,7 +28,7 @@ pub fn put(request: v1::ConfigPutRequest) -> Result<ConfigPut, EntityError> {
 /// # Errors
 ///
 /// [`EntityError::Rejected`] names the field.
-pub fn delete(request: v1::ConfigDeleteRequest) -> Result<ConfigDelete, EntityError> {
+pub fn delete(request: &v1::ConfigDeleteRequest) -> Result<ConfigDelete, EntityError> {
     Ok(ConfigDelete {
         path: path(&request.path)?,
         precondition: precondition(request.precondition)?,

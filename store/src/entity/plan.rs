@@ -143,9 +143,12 @@ fn update(
         let (from, to) = (Box::new(existing.type_id.clone()), Box::new(type_id.clone()));
         return Err(EntityRejection::OtherType { from, to });
     }
-    Document::parse("document", &request.document)?;
+    let after = Document::parse("document", &request.document)?;
+    let before = Document::parse("document", &existing.document)?;
     let change = Change {
-        document: request.document.clone(),
+        bytes: request.document.clone(),
+        sections: after.sections_changed_since(&before),
+        document: &after,
         type_id,
         envelope: &request.envelope,
         begin_deletion: request.begin_deletion,
@@ -163,9 +166,12 @@ fn patch(
     let before = Document::parse("document", &existing.document)?;
     let merged = Bytes::from(merge(before.json(), patch.json()));
     let after = Document::parse("document", &merged)?;
-    let unchanged = after.json().same(before.json());
+    let sections = after.sections_changed_since(&before);
     let change = Change {
-        document: if unchanged { existing.document.clone() } else { merged.clone() },
+        // A patch that changes no meaning changes no spelling either.
+        bytes: if sections.is_empty() { existing.document.clone() } else { merged.clone() },
+        sections,
+        document: &after,
         type_id: &existing.type_id,
         envelope: &request.envelope,
         begin_deletion: false,
@@ -208,7 +214,12 @@ fn resolve(
 
 /// What an update and a patch have in common.
 struct Change<'r> {
-    document: Bytes,
+    /// The document afterwards.
+    bytes: Bytes,
+    /// What it says.
+    document: &'r Document<'r>,
+    /// Which parts of it change.
+    sections: BTreeMap<String, bool>,
     type_id: &'r TypeId,
     envelope: &'r EnvelopeChange,
     begin_deletion: bool,
@@ -216,17 +227,14 @@ struct Change<'r> {
 
 impl Change<'_> {
     fn plan(
-        &self,
+        self,
         existing: &Entity,
         schema: Option<&Schema>,
         now: Millis,
     ) -> Result<Planned, EntityRejection> {
         let mut entity = existing.clone();
         self.envelope.apply(&mut entity)?;
-        let before = Document::parse("document", &existing.document)?;
-        let document = Document::parse("document", &self.document)?;
-        let sections = document.sections_changed_since(&before);
-        let step = self.step(existing, &entity, &sections);
+        let step = self.step(existing, &entity);
         let to = next(existing.state, step)?;
         if to == Next::Gone {
             let mut planned = deleted(entity);
@@ -235,24 +243,24 @@ impl Change<'_> {
         }
         let type_id = self.type_id;
         let schema = schema.ok_or_else(|| EntityRejection::TypeNotFound(type_id.clone()))?;
-        let judged = judge(to, &document, schema, type_id)?;
+        let judged = judge(to, self.document, schema, type_id)?;
         if judged.state != existing.state || step == Step::Write {
             entity.message = judged.message;
         }
         entity.state = judged.state;
         entity.type_id = type_id.clone();
-        entity.sections.change(sections);
-        entity.document = self.document.clone();
+        entity.sections.change(self.sections);
+        entity.document = self.bytes;
         Ok(changed(entity, existing, now))
     }
 
-    fn step(&self, existing: &Entity, entity: &Entity, sections: &BTreeMap<String, bool>) -> Step {
+    fn step(&self, existing: &Entity, entity: &Entity) -> Step {
         let leaving = existing.state == EntityState::InDeletion;
         if leaving && !existing.finalizers.is_empty() && entity.finalizers.is_empty() {
             Step::ReleaseLast
         } else if self.begin_deletion {
             Step::BeginDeletion
-        } else if !sections.is_empty() || *self.type_id != existing.type_id {
+        } else if !self.sections.is_empty() || *self.type_id != existing.type_id {
             Step::Write
         } else {
             Step::Touch

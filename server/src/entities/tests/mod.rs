@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keelstone_proto::v1;
 use keelstone_store::SessionId;
-use keelstone_store::entity::request::{Delete, Patch, Resolve, Update};
+use keelstone_store::entity::request::{Delete, EnvelopeChange, Patch, Resolve, Update};
 use keelstone_store::entity::types::Registration;
 use keelstone_store::entity::{Entity, EntityState, Precondition, Request};
 use keelstone_store::machine::{Command, Envelope, Reply, WriteId};
@@ -128,7 +128,7 @@ fn update(id: &EntityId, precondition: Precondition, document: &str) -> Update {
         id: id.clone(),
         precondition,
         document: Bytes::copy_from_slice(document.as_bytes()),
-        envelope: Default::default(),
+        envelope: EnvelopeChange::default(),
         type_id: None,
         begin_deletion: false,
     }
@@ -139,7 +139,7 @@ fn patch(id: &EntityId, precondition: Precondition, merge_patch: &str) -> Reques
         id: id.clone(),
         precondition,
         merge_patch: Bytes::copy_from_slice(merge_patch.as_bytes()),
-        envelope: Default::default(),
+        envelope: EnvelopeChange::default(),
     })
 }
 

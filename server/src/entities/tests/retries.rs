@@ -2,6 +2,7 @@
 
 use super::*;
 
+#[expect(clippy::unnecessary_wraps, reason = "writes take an option")]
 fn write_id(session: SessionId, sequence: u64) -> Option<WriteId> {
     Some(WriteId { session, sequence, acked_below: 0 })
 }
