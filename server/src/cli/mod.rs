@@ -15,6 +15,8 @@ mod connect;
 #[cfg(feature = "dev-s3")]
 mod demo;
 mod dev;
+#[cfg(feature = "dev-s3")]
+mod dev_s3;
 mod entity;
 mod exit;
 mod input;
@@ -54,6 +56,9 @@ enum Command {
     #[cfg(feature = "dev-s3")]
     Demo(demo::Demo),
     Dev(dev::Dev),
+    #[cfg(feature = "dev-s3")]
+    #[command(name = "dev-s3")]
+    DevS3(dev_s3::DevBucket),
     #[command(name = "type")]
     Type(types::Types),
     Entity(entity::Entities),
@@ -101,6 +106,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         #[cfg(feature = "dev-s3")]
         Command::Demo(command) => command.run().await,
         Command::Dev(command) => command.run().await,
+        #[cfg(feature = "dev-s3")]
+        Command::DevS3(command) => command.run().await,
         Command::Backup(command) => command.run(&connection).await,
         Command::Restore(command) => command.run(output).await,
         Command::Cert(command) => command.run(output),

@@ -40,17 +40,17 @@ fn places(dir: &Path) -> Vec<(u64, PathBuf)> {
     (1..=3).map(|id| (id, dir.join(format!("n{id}")))).collect()
 }
 
-fn options(dir: &Path) -> RestoreOptions {
+pub(crate) fn options(dir: &Path) -> RestoreOptions {
     RestoreOptions::new(token(), members(), places(dir))
 }
 
-fn open_state(place: &Path) -> State {
+pub(crate) fn open_state(place: &Path) -> State {
     let dir = identity::state_dir(place);
     State::open(&dir, EngineKind::default(), StateOptions::default()).unwrap()
 }
 
 /// The hash over all rows of a state, head and position included.
-fn fingerprint(state: &State) -> [u8; 32] {
+pub(crate) fn fingerprint(state: &State) -> [u8; 32] {
     let mut snapshot = state.snapshot().unwrap();
     while snapshot.next_chunk().unwrap().is_some() {}
     snapshot.trailer().hash

@@ -12,7 +12,7 @@ use keelstone_store::{LeaseId, Space};
 use std::sync::Mutex;
 
 /// Small packs, so that there are many.
-fn small() -> CreateOptions {
+pub(crate) fn small() -> CreateOptions {
     CreateOptions { chunk_bytes: 1 << 20, pack_bytes: 2 << 20 }
 }
 

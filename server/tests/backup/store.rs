@@ -54,6 +54,16 @@ impl Store {
         self.state.view().unwrap()
     }
 
+    /// A lease, a session, and a few keys of a few bytes, on the lease or not.
+    pub(crate) fn fill_small(&mut self, rng: &mut StdRng) {
+        self.apply(Command::LeaseGrant { id: LeaseId(4711), ttl_ms: 30_000 });
+        self.apply(Command::SessionOpen { id: SessionId(7), ttl_ms: 60_000 });
+        for number in 0..20 {
+            let lease = if number % 3 == 0 { LeaseId(4711) } else { LeaseId::NONE };
+            self.put(random_key(rng), format!("value {number}"), lease);
+        }
+    }
+
     /// Values that no compression makes smaller, of 1 MiB each.
     pub(crate) fn fill_large(&mut self, rng: &mut StdRng, values: usize) {
         for number in 0..values {
