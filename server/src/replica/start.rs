@@ -314,8 +314,11 @@ async fn open(
     let sources = Sources { calls, peers: others, members: &members };
     disk::reconcile(&log, &state, identity, &sources).await?;
     // Before the first vote or entry can be written.
+    let held_before = identity.held_log;
     let identity = NodeIdentity { held_log: true, ..*identity };
-    dir.bind(&identity)?;
+    if !held_before {
+        dir.bind(&identity)?;
+    }
     Ok(Opened { log, state, identity, held, writer })
 }
 
