@@ -173,6 +173,11 @@ pub trait Core: Send + Sync + 'static {
     /// What it is and knows. Cheap: no quorum is asked.
     fn status(&self) -> CoreStatus;
 
+    /// Its term, for the header of every response: cheaper than the status.
+    fn term(&self) -> u64 {
+        self.status().term
+    }
+
     /// Where the leader is, as far as this node knows.
     fn leader_hint(&self) -> LeaderHint;
 

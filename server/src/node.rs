@@ -66,6 +66,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), NodeErro
     let components = Components {
         client_tls: peer_client_configs(&tls),
         server_tls: tls.peer_configs(),
+        metrics: Arc::clone(&metrics),
         ..Components::real(ports.peer)
     };
     let starting = Replica::start(replica_settings(&config), components);
@@ -114,10 +115,12 @@ async fn end(
 ) -> Result<(), NodeError> {
     let mut serving = std::pin::pin!(serving);
     let mut failure = replica.failure();
+    // Gives the lock back before anything else is awaited.
+    let failed =
+        async { failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone()) };
     tokio::select! {
-        failed = failure.wait_for(Option::is_some) => {
+        reason = failed => {
             // Nothing is promised any more: no draining, no handing over.
-            let reason = failed.ok().and_then(|reason| reason.clone());
             return Err(NodeError::Failed(reason.unwrap_or_else(|| "the replica is gone".into())));
         }
         served = &mut serving => {

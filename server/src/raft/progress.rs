@@ -2,6 +2,7 @@
 //! state hashed to on the way, to notice a replica that diverged.
 
 use crate::changes::ChangeLog;
+use crate::metrics::Metrics;
 use keelstone_store::Revision;
 use keelstone_store::machine::Event;
 use std::collections::VecDeque;
@@ -35,6 +36,7 @@ pub(crate) struct Progress {
     position: watch::Sender<AppliedPosition>,
     changes: Arc<ChangeLog>,
     hashes: Mutex<Hashes>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -46,7 +48,18 @@ struct Hashes {
 
 impl Progress {
     pub(crate) fn new(position: AppliedPosition, changes: Arc<ChangeLog>) -> Self {
-        Self { position: watch::channel(position).0, changes, hashes: Mutex::default() }
+        let metrics = Arc::new(Metrics::new());
+        Self { position: watch::channel(position).0, changes, hashes: Mutex::default(), metrics }
+    }
+
+    /// Counts into `metrics` from now on.
+    pub(crate) fn counting(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// What this replica counts.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     pub(crate) fn position(&self) -> AppliedPosition {

@@ -33,6 +33,8 @@ impl StateMachine {
     }
 
     fn apply_entries(&self, ready: Ready) -> io::Result<()> {
+        let begun = std::time::Instant::now();
+        let metrics = Arc::clone(self.progress.metrics());
         let applied = if ready.bytes >= APPLY_BYTES_LONG {
             super::offload::in_place(|| self.state.apply(&ready.entries))
         } else {
@@ -48,11 +50,14 @@ impl StateMachine {
             position = AppliedPosition { index: Some(id.index), revision: entry.head.revision };
             self.progress.record(id.index, entry.head.hash).map_err(io::Error::other)?;
             self.progress.publish(entry.events, entry.head.revision);
+            metrics.apply_entries.inc();
+            metrics.apply_commands.inc_by(entry.replies.len() as u64);
             if let Some(responder) = responder {
                 responder.send(Response { replies: entry.replies });
             }
         }
         self.progress.advance(position);
+        metrics.apply_seconds.observe(begun.elapsed().as_secs_f64());
         Ok(())
     }
 

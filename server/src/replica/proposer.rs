@@ -7,6 +7,7 @@
 
 use super::settings::Clock;
 use super::waiting::{Answer, Waiting};
+use crate::metrics::Metrics;
 use crate::raft::{Consensus, WriteError, spawn};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -27,9 +28,10 @@ const IN_FLIGHT_MAX: usize = 4;
 pub(super) fn start(
     consensus: Arc<Consensus>,
     clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     queue: mpsc::Receiver<Waiting>,
 ) {
-    let packer = Packer { consensus, clock, queue, left: None, now: Millis(0) };
+    let packer = Packer { consensus, clock, metrics, queue, left: None, now: Millis(0) };
     spawn(packer.run());
 }
 
@@ -72,6 +74,7 @@ pub(super) async fn take(
 struct Packer {
     consensus: Arc<Consensus>,
     clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     queue: mpsc::Receiver<Waiting>,
     left: Option<Waiting>,
     /// The last stamp; stamps do not go back.
@@ -104,13 +107,47 @@ impl Packer {
         let commands: Vec<Bytes> =
             taken.waiting.iter().map(|waiting| waiting.command.clone()).collect();
         let batch = codec::encode_batch(self.now, &commands);
+        let account = Account::open(&self.metrics, &taken);
         match self.consensus.write(&batch).await {
             Ok(written) => in_flight.push(Box::pin(async move {
                 let replies = written.await.map(|written| written.replies);
+                account.close(&taken);
                 answer(taken, replies);
             })),
             Err(error) => answer(taken, Err(error)),
         }
+    }
+}
+
+/// Counts a batch while it waits for a quorum.
+struct Account {
+    metrics: Arc<Metrics>,
+    bytes: i64,
+}
+
+impl Account {
+    fn open(metrics: &Arc<Metrics>, taken: &Taken) -> Self {
+        let bytes = taken.waiting.iter().map(|waiting| waiting.command.len()).sum::<usize>();
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        metrics.proposal_batches.inc();
+        metrics
+            .proposal_commands
+            .observe(f64::from(u32::try_from(taken.waiting.len()).unwrap_or(u32::MAX)));
+        metrics.proposal_bytes_waiting.inc_by(bytes);
+        Self { metrics: Arc::clone(metrics), bytes }
+    }
+
+    /// The batch is about to be answered.
+    fn close(self, taken: &Taken) {
+        for waiting in &taken.waiting {
+            self.metrics.proposal_seconds.observe(waiting.arrived.elapsed().as_secs_f64());
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.metrics.proposal_bytes_waiting.dec_by(self.bytes);
     }
 }
 

@@ -81,7 +81,9 @@ impl Replica {
         let (bytes_max, commands_max) = (settings.waiting_bytes_max, settings.waiting_commands_max);
         let (here, proposals) = Admission::new(bytes_max, commands_max);
         let (away, forwards) = Admission::new(bytes_max, commands_max);
-        proposer::start(Arc::clone(&parts.consensus), Arc::clone(&parts.clock), proposals);
+        let metrics = Arc::clone(parts.progress.metrics());
+        let (consensus, clock) = (Arc::clone(&parts.consensus), Arc::clone(&parts.clock));
+        proposer::start(consensus, clock, metrics, proposals);
         let leadership = parts.consensus.leadership();
         let forwarder = Forwarder {
             calls: Arc::clone(&parts.calls),
@@ -125,6 +127,7 @@ impl Replica {
         }
         self.watch_recovery();
         self.watch_consensus();
+        self.count_leaders();
         upkeep::start(self);
     }
 
@@ -148,6 +151,22 @@ impl Replica {
             tokio::select! {
                 () = begin => {}
                 () = parts.tokens.stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Counts how often another leader is seen, or none.
+    fn count_leaders(&self) {
+        let mut leadership = self.leadership.clone();
+        let metrics = Arc::clone(self.parts.progress.metrics());
+        let mut last = leadership.borrow_and_update().leader;
+        spawn(async move {
+            while leadership.changed().await.is_ok() {
+                let leader = leadership.borrow_and_update().leader;
+                if leader != last {
+                    last = leader;
+                    metrics.leader_changes.inc();
+                }
             }
         });
     }
@@ -544,6 +563,7 @@ impl Round for ReadRound {
     type Output = Result<StateView, RoundError>;
 
     fn begin(self: Arc<Self>) -> BoxFuture<'static, Self::Output> {
+        self.progress.metrics().read_rounds.inc();
         Box::pin(async move { self.view().await })
     }
 }

@@ -6,6 +6,7 @@ use crate::core::{
     AdminError, Consistency, Core, CoreStatus, Identity, LeaderHint, MemberStatus, ProposeError,
     ReadError,
 };
+use crate::metrics::Reason;
 use async_trait::async_trait;
 use keelstone_store::Revision;
 use keelstone_store::machine::{Envelope, Reply};
@@ -24,12 +25,20 @@ impl Core for Replica {
         self.core_status()
     }
 
+    fn term(&self) -> u64 {
+        self.leadership.borrow().term
+    }
+
     fn leader_hint(&self) -> LeaderHint {
         self.hint()
     }
 
     async fn propose(&self, command: Envelope, deadline: Instant) -> Result<Reply, ProposeError> {
-        self.propose_envelope(&command, deadline).await
+        let proposed = self.propose_envelope(&command, deadline).await;
+        if let Err(error) = &proposed {
+            self.count_refused(error);
+        }
+        proposed
     }
 
     async fn read(
@@ -37,6 +46,9 @@ impl Core for Replica {
         consistency: Consistency,
         deadline: Instant,
     ) -> Result<StateView, ReadError> {
+        if consistency == Consistency::Linearizable {
+            self.parts.progress.metrics().reads.inc();
+        }
         self.read_view(consistency, deadline).await
     }
 
@@ -85,5 +97,20 @@ impl Core for Replica {
 
     fn changes(&self) -> Arc<ChangeLog> {
         Arc::clone(self.parts.progress.changes())
+    }
+}
+
+impl Replica {
+    fn count_refused(&self, error: &ProposeError) {
+        let reason = match error {
+            ProposeError::NotLeader(_) => "not_leader",
+            ProposeError::Overloaded { .. } => "overloaded",
+            ProposeError::TooLarge { .. } => "too_large",
+            ProposeError::NoSpace { .. } => "no_space",
+            ProposeError::Stopping => "stopping",
+            // Proposed: nobody refused it.
+            ProposeError::Unknown(_) => return,
+        };
+        self.parts.progress.metrics().proposals_refused.get_or_create(&Reason { reason }).inc();
     }
 }

@@ -1,6 +1,7 @@
 //! What a replica is told, and what it is made of.
 
 use crate::core::MemberStatus;
+use crate::metrics::Metrics;
 use crate::raft::{ClientConfigs, PeerAcceptor, PeerConnector, TcpConnector, Timing};
 use crate::tls::ServerConfigs;
 use keelstone_store::disk::log::LogOptions;
@@ -148,6 +149,8 @@ pub struct Components {
     pub server_tls: Option<ServerConfigs>,
     /// Where the log and the state are kept.
     pub disk: Disk,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Components {
@@ -160,6 +163,7 @@ impl Components {
             client_tls: None,
             server_tls: None,
             disk: Disk::Real,
+            metrics: Arc::new(Metrics::new()),
         }
     }
 }

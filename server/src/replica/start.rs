@@ -169,7 +169,8 @@ impl Replica {
         let guard = tokens.clone().stop_unless_kept();
         let desk = Arc::new(Desk::new(member_of(&settings.entry)));
         let service = PeerService::new(Arc::clone(&desk) as Arc<_>);
-        let Components { clock, connector, acceptor, client_tls, server_tls, disk } = components;
+        let Components { clock, connector, acceptor, client_tls, server_tls, disk, metrics } =
+            components;
         let port = PeerPort { tls: server_tls, connections_max: settings.peer_connections_max };
         let failures = Failures::new();
         open_port(service.clone(), acceptor, port, &tokens, failures.clone());
@@ -184,7 +185,7 @@ impl Replica {
 
         let position = position(&state)?;
         let changes = Arc::new(ChangeLog::new(position.revision, settings.changes_bytes));
-        let progress = Arc::new(Progress::new(position, changes));
+        let progress = Arc::new(Progress::new(position, changes).counting(metrics));
         let consensus = Consensus::start(Parts {
             node_id: identity.node_id,
             cluster: hex(&identity.cluster_id),

@@ -31,6 +31,8 @@ pub(super) enum Answer {
 pub(super) struct Waiting {
     pub(super) command: Bytes,
     pub(super) deadline: Instant,
+    /// When it came to be proposed.
+    pub(super) arrived: Instant,
     decided: Arc<AtomicBool>,
     reply: oneshot::Sender<Answer>,
     _share: OwnedSemaphorePermit,
@@ -83,8 +85,14 @@ impl Admission {
         };
         let decided = Arc::new(AtomicBool::new(false));
         let (reply, answer) = oneshot::channel();
-        let waiting =
-            Waiting { command, deadline, decided: Arc::clone(&decided), reply, _share: share };
+        let waiting = Waiting {
+            command,
+            deadline,
+            arrived: Instant::now(),
+            decided: Arc::clone(&decided),
+            reply,
+            _share: share,
+        };
         match self.queue.try_send(waiting) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => return Answer::Overloaded,

@@ -139,7 +139,7 @@ impl Context {
             cluster_id: bytes::Bytes::copy_from_slice(&identity.cluster_id),
             node_id: identity.node_id,
             revision: revision.get(),
-            term: self.core.status().term,
+            term: self.core.term(),
             history: bytes::Bytes::copy_from_slice(&history),
             serializable: false,
         }
