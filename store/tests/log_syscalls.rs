@@ -22,7 +22,8 @@ fn append(log: &Log, index: u64) -> mpsc::Receiver<std::io::Result<()>> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let payload = Bytes::from(vec![7; 100]);
     let entry = LogEntry { id: LogId { term: 1, index, leader: 1 }, payload };
-    log.append(vec![entry], Box::new(move |result| drop(sender.send(result)))).unwrap();
+    log.append(vec![entry], Box::new(move |result| drop(sender.send(result))))
+        .expect("the log takes entries");
     receiver
 }
 
