@@ -1,0 +1,355 @@
+//! The state that is replayed, and what a transaction does to it.
+
+use crate::history::{Action, ActionReply, Compare, KeyValue, Operand, Relation, Target, Txn};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
+
+/// A key's record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The value.
+    pub value: &'a str,
+    /// The revision that created the key.
+    pub create: u64,
+    /// The revision of its last put.
+    pub modified: u64,
+    /// How often it was put since.
+    pub version: u64,
+    /// Its lease, or 0.
+    pub lease: u64,
+}
+
+impl<'a> Record<'a> {
+    /// The record in a reply.
+    pub fn of(kv: &'a KeyValue) -> Self {
+        let KeyValue { key: _, value, create, modified, version, lease } = kv;
+        Self { value, create: *create, modified: *modified, version: *version, lease: *lease }
+    }
+}
+
+/// What happened to one key at one revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogChange<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// What was there.
+    pub before: Option<Record<'a>>,
+    /// What is there now; none if it was deleted.
+    pub after: Option<Record<'a>>,
+}
+
+/// What a step has to answer.
+#[derive(Debug)]
+pub(super) enum Expected<'a> {
+    Put { prev: Option<(&'a str, Record<'a>)> },
+    Delete { prev: Vec<(&'a str, Record<'a>)> },
+    Range { kvs: Vec<(&'a str, Record<'a>)>, count: u64 },
+}
+
+/// The keys at one revision.
+#[derive(Debug, Default)]
+pub(super) struct State<'a> {
+    keys: BTreeMap<&'a str, Record<'a>>,
+    attached: HashMap<u64, BTreeSet<&'a str>>,
+    /// Keys that a revision without a trace may have changed. What is in `keys`
+    /// for them is a guess until somebody reads them.
+    doubts: HashSet<&'a str>,
+}
+
+impl<'a> State<'a> {
+    pub(super) fn get(&self, key: &str) -> Option<Record<'a>> {
+        self.keys.get(key).copied()
+    }
+
+    pub(super) fn set(&mut self, key: &'a str, record: Option<Record<'a>>) {
+        let before = match record {
+            Some(record) => self.keys.insert(key, record),
+            None => self.keys.remove(key),
+        };
+        if let Some(before) = before.filter(|before| before.lease != 0)
+            && let Some(keys) = self.attached.get_mut(&before.lease)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.attached.remove(&before.lease);
+            }
+        }
+        if let Some(record) = record.filter(|record| record.lease != 0) {
+            self.attached.entry(record.lease).or_default().insert(key);
+        }
+    }
+
+    pub(super) fn span<'s>(
+        &'s self,
+        key: &'s str,
+        end: Option<&'s str>,
+    ) -> impl Iterator<Item = (&'a str, Record<'a>)> + 's {
+        let until = match end {
+            None => Bound::Included(key),
+            Some("") => Bound::Unbounded,
+            // An end before the start is an empty span; `range` would panic.
+            Some(end) => Bound::Excluded(end.max(key)),
+        };
+        self.keys
+            .range::<str, _>((Bound::Included(key), until))
+            .map(|(key, record)| (*key, *record))
+    }
+
+    pub(super) fn attached(&self, lease: u64) -> Vec<&'a str> {
+        self.attached.get(&lease).map(|keys| keys.iter().copied().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn leased(&self) -> impl Iterator<Item = &'a str> + '_ {
+        self.attached.values().flatten().copied()
+    }
+
+    pub(super) fn doubt(&mut self, key: &'a str) {
+        self.doubts.insert(key);
+    }
+
+    pub(super) fn is_doubtful(&self, key: &str) -> bool {
+        !self.doubts.is_empty() && self.doubts.contains(key)
+    }
+
+    pub(super) fn doubts_in(&self, key: &str, end: Option<&str>) -> Vec<&'a str> {
+        if self.doubts.is_empty() {
+            return Vec::new();
+        }
+        let within = |candidate: &&&str| crate::history::spans(key, end, candidate);
+        self.doubts.iter().filter(within).copied().collect()
+    }
+
+    /// Takes what was read of a doubtful key for what it is.
+    pub(super) fn settle(&mut self, key: &'a str, record: Option<Record<'a>>) {
+        self.doubts.remove(key);
+        self.set(key, record);
+    }
+
+    /// Whether the compares hold; `None` if that hangs on a doubtful key.
+    pub(super) fn holds(&self, txn: &Txn) -> Option<bool> {
+        let mut sure = true;
+        for compare in &txn.compares {
+            if self.is_doubtful(&compare.key) {
+                sure = false;
+            } else if !holds(compare, self.get(&compare.key)) {
+                return Some(false);
+            }
+        }
+        sure.then_some(true)
+    }
+
+    /// Does the actions at `revision`; says what changed and what they answer.
+    pub(super) fn run(
+        &mut self,
+        actions: &'a [Action],
+        revision: u64,
+    ) -> (Vec<LogChange<'a>>, Vec<Expected<'a>>) {
+        let mut changes = Vec::new();
+        let mut expected = Vec::with_capacity(actions.len());
+        for action in actions {
+            expected.push(match action {
+                Action::Put { key, value, lease, prev } => {
+                    let before = self.get(key);
+                    let after = Record {
+                        value,
+                        create: before.map_or(revision, |before| before.create),
+                        modified: revision,
+                        version: before.map_or(0, |before| before.version) + 1,
+                        lease: *lease,
+                    };
+                    self.set(key, Some(after));
+                    changes.push(LogChange { key, before, after: Some(after) });
+                    let prev = before.filter(|_| *prev).map(|before| (key.as_str(), before));
+                    Expected::Put { prev }
+                }
+                Action::Delete { key, end, .. } => {
+                    let gone: Vec<_> = self.span(key, end.as_deref()).collect();
+                    for (key, before) in &gone {
+                        self.set(key, None);
+                        changes.push(LogChange { key, before: Some(*before), after: None });
+                    }
+                    Expected::Delete { prev: gone }
+                }
+                Action::Range { key, end, limit } => {
+                    let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+                    let limit = if limit == 0 { usize::MAX } else { limit };
+                    let mut kvs: Vec<_> = self.span(key, end.as_deref()).collect();
+                    let count = kvs.len() as u64;
+                    kvs.truncate(limit);
+                    Expected::Range { kvs, count }
+                }
+            });
+        }
+        (changes, expected)
+    }
+
+    /// Takes back what [`State::run`] has done.
+    pub(super) fn undo(&mut self, changes: &[LogChange<'a>]) {
+        for change in changes.iter().rev() {
+            self.set(change.key, change.before);
+        }
+    }
+
+    /// Compares an answer with what it had to be, and takes what it shows of
+    /// doubtful keys for what they are. Says what is wrong, with the key.
+    pub(super) fn judge(
+        &mut self,
+        action: &'a Action,
+        expected: &Expected<'a>,
+        reply: &'a ActionReply,
+    ) -> Option<Mismatch<'a>> {
+        match (action, expected, reply) {
+            (Action::Put { key, .. }, Expected::Put { prev }, ActionReply::Put { prev: got }) => {
+                let got = got.as_ref().map(|kv| (kv.key.as_str(), Record::of(kv)));
+                (!self.is_doubtful(key) && *prev != got).then(|| {
+                    mismatch(key, prev.map(|(_, record)| record), got.map(|(_, record)| record))
+                })
+            }
+            (
+                Action::Delete { key, end, prev: asked },
+                Expected::Delete { prev },
+                ActionReply::Delete { deleted, prev: got },
+            ) => {
+                if !self.doubts_in(key, end.as_deref()).is_empty() {
+                    return None;
+                }
+                if *deleted != prev.len() as u64 {
+                    let text = format!("deleted {deleted} keys, there were {}", prev.len());
+                    return Some(Mismatch { expected: None, got: None, text });
+                }
+                let got: Vec<_> = got.iter().map(|kv| (kv.key.as_str(), Record::of(kv))).collect();
+                if *asked { first_difference(prev, &got) } else { None }
+            }
+            (
+                Action::Range { key, end, limit },
+                Expected::Range { kvs, count },
+                ActionReply::Range { kvs: got, count: counted, more },
+            ) => {
+                let doubts = self.doubts_in(key, end.as_deref());
+                let got: Vec<_> = got.iter().map(|kv| (kv.key.as_str(), Record::of(kv))).collect();
+                if !doubts.is_empty() {
+                    return self.judge_in_doubt(&doubts, kvs, &got, *limit, *more);
+                }
+                if let Some(wrong) = first_difference(kvs, &got) {
+                    return Some(wrong);
+                }
+                let cut = *count > kvs.len() as u64;
+                (count != counted || cut != *more).then(|| {
+                    let text = format!(
+                        "counted {counted} keys (more: {more}), there are {count} (more: {cut})"
+                    );
+                    Mismatch { expected: None, got: None, text }
+                })
+            }
+            _ => Some(Mismatch {
+                expected: None,
+                got: None,
+                text: "the answer is not of the kind of its action".to_owned(),
+            }),
+        }
+    }
+
+    /// A range in which some keys are doubtful: the others are compared, and the
+    /// doubtful ones settled if the answer is the whole span.
+    fn judge_in_doubt(
+        &mut self,
+        doubts: &[&'a str],
+        kvs: &[(&'a str, Record<'a>)],
+        got: &[(&'a str, Record<'a>)],
+        limit: u64,
+        more: bool,
+    ) -> Option<Mismatch<'a>> {
+        if limit != 0 || more {
+            return None;
+        }
+        let sure = |list: &[(&'a str, Record<'a>)]| -> Vec<_> {
+            list.iter().filter(|(key, _)| !doubts.contains(key)).copied().collect()
+        };
+        let wrong = first_difference(&sure(kvs), &sure(got));
+        for key in doubts {
+            let read = got.iter().find(|(found, _)| found == key).map(|(_, record)| *record);
+            self.settle(key, read);
+        }
+        wrong
+    }
+}
+
+/// How an answer differs from what it had to be.
+#[derive(Debug)]
+pub(super) struct Mismatch<'a> {
+    pub(super) expected: Option<Record<'a>>,
+    pub(super) got: Option<Record<'a>>,
+    pub(super) text: String,
+}
+
+fn mismatch<'a>(
+    key: &'a str,
+    expected: Option<Record<'a>>,
+    got: Option<Record<'a>>,
+) -> Mismatch<'a> {
+    let text = format!("{} is {}, it had to be {}", short(key), show(got), show(expected));
+    Mismatch { expected, got, text }
+}
+
+fn first_difference<'a>(
+    expected: &[(&'a str, Record<'a>)],
+    got: &[(&'a str, Record<'a>)],
+) -> Option<Mismatch<'a>> {
+    let place = expected.iter().zip(got).position(|(expected, got)| expected != got);
+    let place =
+        place.or_else(|| (expected.len() != got.len()).then_some(expected.len().min(got.len())))?;
+    Some(match (expected.get(place), got.get(place)) {
+        (Some((key, expected)), Some((same, got))) if key == same => {
+            mismatch(key, Some(*expected), Some(*got))
+        }
+        (Some((key, expected)), got) if got.is_none_or(|(other, _)| other > key) => {
+            mismatch(key, Some(*expected), None)
+        }
+        (_, Some((key, got))) => mismatch(key, None, Some(*got)),
+        (Some((key, expected)), None) => mismatch(key, Some(*expected), None),
+        (None, None) => mismatch("", None, None),
+    })
+}
+
+/// A record for people.
+pub(super) fn show(record: Option<Record<'_>>) -> String {
+    match record {
+        None => "absent".to_owned(),
+        Some(Record { value, create, modified, version, lease }) => {
+            let lease = if lease == 0 { String::new() } else { format!(", lease {lease}") };
+            let value = short(value);
+            format!("{value} (revision {modified}, created {create}, version {version}{lease})")
+        }
+    }
+}
+
+/// A key or value for people: cut if it is long.
+pub(super) fn short(text: &str) -> String {
+    const MAX: usize = 60;
+    match text.char_indices().nth(MAX) {
+        Some((cut, _)) => format!("{:?}...", &text[..cut]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// Whether a compare holds for a key's record. An absent key has 0 for each
+/// number, and no value.
+fn holds(compare: &Compare, record: Option<Record<'_>>) -> bool {
+    let found = record.unwrap_or_default();
+    let order = match (compare.target, &compare.operand) {
+        (Target::Value, Operand::Text(_)) if record.is_none() => return false,
+        (Target::Value, Operand::Text(text)) => found.value.cmp(text.as_str()),
+        (Target::Version, Operand::Number(number)) => found.version.cmp(number),
+        (Target::Create, Operand::Number(number)) => found.create.cmp(number),
+        (Target::Mod, Operand::Number(number)) => found.modified.cmp(number),
+        (Target::Lease, Operand::Number(number)) => found.lease.cmp(number),
+        (_, Operand::Text(_) | Operand::Number(_)) => return false,
+    };
+    match compare.op {
+        Relation::Equal => order == Ordering::Equal,
+        Relation::NotEqual => order != Ordering::Equal,
+        Relation::Less => order == Ordering::Less,
+        Relation::Greater => order == Ordering::Greater,
+    }
+}
