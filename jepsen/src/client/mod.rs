@@ -1,0 +1,16 @@
+//! Clients of the consistency workloads: raw stubs, one attempt, a deadline.
+//!
+//! The client library with its retries is a subject of other workloads, never
+//! the measure.
+
+mod actor;
+mod classify;
+mod directory;
+mod raw;
+mod wire;
+
+pub(crate) use actor::{Actor, send};
+pub(crate) use classify::{Class, Failure};
+pub(crate) use directory::Directory;
+pub(crate) use raw::{Raw, once, within};
+pub(crate) use wire::{key_value, prefix_span, revision, text};

@@ -1,0 +1,518 @@
+//! Carries a schedule out.
+//!
+//! Replicas that end by themselves are started again, as an init system would
+//! do it, and the history says so.
+
+use super::fault::{Episode, Fault, Part};
+use crate::client::{Class, Directory, Failure, once, within};
+use crate::disk::{SlowDisk, flip};
+use crate::node::Nodes;
+use anyhow::{Context as _, Result};
+use keelstone_jepsen::history::{self, FaultPhase, Recorder};
+use keelstone_proto::v1;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How often the processes are looked at.
+const GLANCE: Duration = Duration::from_millis(200);
+/// How long a call to the cluster may take.
+const CALL: Duration = Duration::from_secs(3);
+/// How long a replica may take to stop before it is killed.
+pub(super) const STOP: Duration = Duration::from_secs(8);
+/// Starts of a replica that ends by itself again and again.
+const STARTS_MAX: u32 = 200;
+
+/// Does what a schedule says.
+pub(crate) struct Nemesis {
+    pub(super) nodes: Arc<Mutex<Nodes>>,
+    pub(super) directory: Arc<Directory>,
+    pub(super) recorder: Arc<Recorder>,
+    active: BTreeMap<usize, Active>,
+    starts: BTreeMap<u64, u32>,
+    pub(super) next_id: u64,
+}
+
+/// What lasts.
+struct Active {
+    fault: Fault,
+    targets: Vec<u64>,
+    slow: Vec<SlowDisk>,
+}
+
+impl Nemesis {
+    /// Nothing is broken yet.
+    pub(crate) fn new(
+        nodes: Arc<Mutex<Nodes>>,
+        directory: Arc<Directory>,
+        recorder: Arc<Recorder>,
+        next_id: u64,
+    ) -> Self {
+        let (active, starts) = (BTreeMap::new(), BTreeMap::new());
+        Self { nodes, directory, recorder, active, starts, next_id }
+    }
+
+    /// Carries out `episodes`, until the last is over or `stop`.
+    pub(crate) async fn run(&mut self, episodes: &[Episode], stop: &CancellationToken) {
+        let mut moments: Vec<(u64, bool, usize)> = Vec::new();
+        for (index, episode) in episodes.iter().enumerate() {
+            moments.push((episode.at_ms, true, index));
+            if !episode.fault.is_momentary() {
+                moments.push((episode.at_ms + episode.lasts_ms, false, index));
+            }
+        }
+        // At one moment what ends goes first.
+        moments.sort_unstable();
+        let begin = Instant::now();
+        for (at, starts, index) in moments {
+            if !self.wait_until(begin + Duration::from_millis(at), stop).await {
+                return;
+            }
+            let fault = &episodes[index].fault;
+            let done =
+                if starts { self.start(index, fault).await } else { self.stop(index).await };
+            if let Err(error) = done {
+                self.note(fault, FaultPhase::Skipped, &[], &[("error", format!("{error:#}"))]);
+            }
+        }
+        self.wait_until(Instant::now() + Duration::from_secs(86_400), stop).await;
+    }
+
+    /// Watches over the processes until `moment`; `false` if it is to stop.
+    async fn wait_until(&mut self, moment: Instant, stop: &CancellationToken) -> bool {
+        loop {
+            if stop.is_cancelled() {
+                return false;
+            }
+            if Instant::now() >= moment {
+                return true;
+            }
+            self.revive().await;
+            let next = moment.min(Instant::now() + GLANCE);
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = stop.cancelled() => return false,
+            }
+        }
+    }
+
+    /// Starts what ended by itself.
+    pub(crate) async fn revive(&mut self) {
+        let down = self.held_down();
+        let nodes = Arc::clone(&self.nodes);
+        let mut nodes = nodes.lock().await;
+        for id in nodes.ids() {
+            let Ok(node) = nodes.node(id) else { continue };
+            if down.contains(&id) || node.is_running() {
+                continue;
+            }
+            let how = node.unasked_exits().last().cloned().unwrap_or_default();
+            let starts = self.starts.entry(id).or_default();
+            *starts += 1;
+            if *starts > STARTS_MAX {
+                continue;
+            }
+            let mut parameters = BTreeMap::from([("exit".to_owned(), how)]);
+            if let Err(error) = nodes.start(id) {
+                parameters.insert("start".to_owned(), format!("{error:#}"));
+            }
+            let fault = "ended-by-itself".to_owned();
+            let phase = FaultPhase::Once;
+            self.recorder.fault(history::Fault { fault, phase, targets: vec![id], parameters });
+        }
+    }
+
+    /// Who is down because a fault wants it.
+    fn held_down(&self) -> BTreeSet<u64> {
+        let down = self.active.values().filter(|active| is_down(&active.fault));
+        down.flat_map(|active| active.targets.iter().copied()).collect()
+    }
+
+    async fn start(&mut self, index: usize, fault: &Fault) -> Result<()> {
+        let leader = self.directory.leader(Duration::from_millis(300)).await;
+        let ids = self.nodes.lock().await.ids();
+        let targets = targets_of(fault, &ids, leader);
+        let mut parameters = parameters_of(fault);
+        // Whatever follows happens between these two lines of the history.
+        if !fault.is_momentary() {
+            self.note(fault, FaultPhase::Start, &targets, &parameters);
+        }
+        let mut active = Active { fault: fault.clone(), targets: targets.clone(), slow: Vec::new() };
+        match fault {
+            Fault::Transfer => parameters.push(("outcome", self.transfer(&ids, leader).await)),
+            Fault::Compact => parameters.push(("outcome", self.compact().await)),
+            Fault::Grow { bytes } => parameters.push(("grown", self.grow(*bytes).await.to_string())),
+            Fault::Rolling => self.roll(&ids).await?,
+            Fault::Replace { .. } => {
+                let mut replaced = Vec::new();
+                for id in &targets {
+                    replaced.push(format!("{id}: {}", self.replace(*id).await));
+                }
+                parameters.push(("outcome", replaced.join(", ")));
+            }
+            Fault::Corrupt { part, place_permille, .. } => {
+                self.active.insert(index, active);
+                let damage = self.corrupt(&targets, *part, *place_permille).await?;
+                self.note(fault, FaultPhase::Once, &targets, &[("damage", damage)]);
+                return Ok(());
+            }
+            _ => {
+                let nodes = Arc::clone(&self.nodes);
+                let mut nodes = nodes.lock().await;
+                let begun = begin(&mut nodes, fault, &mut active, &cause(index), &ids, leader);
+                self.active.insert(index, active);
+                return begun;
+            }
+        }
+        self.note(fault, FaultPhase::Once, &targets, &parameters);
+        Ok(())
+    }
+
+    async fn stop(&mut self, index: usize) -> Result<()> {
+        let Some(active) = self.active.remove(&index) else { return Ok(()) };
+        // Somebody else may still hold one of them down.
+        let held = self.held_down();
+        let nodes = Arc::clone(&self.nodes);
+        let ended = end(&mut *nodes.lock().await, &active, &cause(index), &held);
+        self.note(&active.fault, FaultPhase::Stop, &active.targets, &[]);
+        drop(active.slow);
+        ended?;
+        if let Fault::Corrupt { .. } = active.fault {
+            self.see_damaged(&active.targets).await;
+        }
+        Ok(())
+    }
+
+    /// Ends everything that lasts.
+    ///
+    /// # Errors
+    ///
+    /// Fails if something cannot be undone: then nothing can be said of what
+    /// follows.
+    pub(crate) async fn heal(&mut self) -> Result<()> {
+        for index in self.active.keys().copied().collect::<Vec<_>>() {
+            if let Err(error) = self.stop(index).await {
+                self.recorder.fault(history::Fault {
+                    fault: "heal".to_owned(),
+                    parameters: BTreeMap::from([("error".to_owned(), format!("{error:#}"))]),
+                    ..history::Fault::default()
+                });
+            }
+        }
+        {
+            let mut nodes = self.nodes.lock().await;
+            let clocks = nodes.common().clocks;
+            nodes.network().faults().heal_all()?;
+            for id in nodes.ids() {
+                let node = nodes.node(id)?;
+                if node.is_paused() {
+                    node.pause(false)?;
+                }
+                if clocks {
+                    node.set_clock(0)?;
+                }
+                node.disk().empty()?;
+            }
+        }
+        self.starts.clear();
+        self.revive().await;
+        let (fault, phase) = ("all".to_owned(), FaultPhase::Heal);
+        self.recorder.fault(history::Fault { fault, phase, ..history::Fault::default() });
+        Ok(())
+    }
+
+    pub(super) fn note(
+        &self,
+        fault: &Fault,
+        phase: FaultPhase,
+        targets: &[u64],
+        parameters: &[(&str, String)],
+    ) {
+        let parameters =
+            parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let (fault, targets) = (fault.name().to_owned(), targets.to_vec());
+        self.recorder.fault(history::Fault { fault, phase, targets, parameters });
+    }
+
+    async fn transfer(&self, ids: &[u64], leader: Option<u64>) -> String {
+        let others = ids.iter().filter(|id| Some(**id) != leader);
+        let Some(to) = others.max_by_key(|id| (**id + self.recorder.now()) % 7).copied() else {
+            return "nobody to lead".to_owned();
+        };
+        self.on_leader(leader, |raw| async move {
+            let mut cluster = raw.cluster();
+            once(CALL, cluster.transfer(within(CALL, v1::TransferRequest { to }))).await
+        })
+        .await
+        .map_or_else(|failure| failure.text(), |reply| format!("{} leads", reply.leader))
+    }
+
+    async fn compact(&self) -> String {
+        self.on_leader(None, |raw| async move {
+            let status = raw.status(CALL).await?;
+            let now = status.header.as_ref().map_or(0, |header| header.revision);
+            let revision = now.saturating_sub(50);
+            let mut kv = raw.kv();
+            once(CALL, kv.compact(within(CALL, v1::CompactRequest { revision }))).await?;
+            Ok(revision)
+        })
+        .await
+        .map_or_else(|failure| failure.text(), |revision| format!("below {revision}"))
+    }
+
+    /// Sends large writes that are never done, for their compare never holds:
+    /// they fill the log and leave the state and its revision alone.
+    async fn grow(&self, bytes: u64) -> u64 {
+        const ONE: u64 = 256 << 10;
+        let mut grown = 0;
+        while grown < bytes {
+            let sent = self
+                .on_leader(None, |raw| async move {
+                    let mut kv = raw.kv();
+                    once(CALL, kv.txn(within(CALL, never(ONE)))).await
+                })
+                .await;
+            if sent.is_err_and(|failure| failure.class == Class::Info) {
+                break;
+            }
+            grown += ONE;
+        }
+        grown
+    }
+
+    async fn on_leader<T, F>(
+        &self,
+        leader: Option<u64>,
+        call: impl FnOnce(crate::client::Raw) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let all = self.directory.all();
+        let chosen = all.iter().find(|raw| Some(raw.node) == leader).or(all.first());
+        match chosen {
+            Some(raw) => call(raw.clone()).await,
+            None => Err(Failure::timeout()),
+        }
+    }
+
+    async fn roll(&mut self, ids: &[u64]) -> Result<()> {
+        for id in ids {
+            let nodes = Arc::clone(&self.nodes);
+            {
+                let mut nodes = nodes.lock().await;
+                let node = nodes.node(*id)?;
+                node.ask_to_stop()?;
+                tokio::task::block_in_place(|| node.wait_stopped(STOP))?;
+                nodes.start(*id)?;
+            }
+            self.wait_serving(*id, Duration::from_secs(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the replica follows or leads; `false` if it does not in time.
+    pub(super) async fn wait_serving(&self, id: u64, at_most: Duration) -> bool {
+        let endpoint = match self.nodes.lock().await.node(id) {
+            Ok(node) => node.endpoint(),
+            Err(_) => return false,
+        };
+        let Ok(raw) = self.directory.raw(id, &endpoint) else { return false };
+        let until = Instant::now() + at_most;
+        while Instant::now() < until {
+            if raw.status(GLANCE).await.is_ok_and(|status| status.leader != 0) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    }
+
+    async fn corrupt(&mut self, targets: &[u64], part: Part, permille: u64) -> Result<String> {
+        let mut nodes = self.nodes.lock().await;
+        let mut damages = Vec::new();
+        for id in targets {
+            let node = nodes.node(*id)?;
+            node.kill()?;
+            let part = match part {
+                Part::Log => "log",
+                Part::State => "state",
+            };
+            let damage = flip(&node.data_dir(), part, permille)?;
+            damages.push(format!("{id}: {} at {}", damage.file, damage.offset));
+        }
+        Ok(damages.join(", "))
+    }
+}
+
+fn cause(index: usize) -> String {
+    format!("episode-{index}")
+}
+
+/// Whether the fault keeps the process of its targets away.
+fn is_down(fault: &Fault) -> bool {
+    matches!(fault, Fault::Kill { .. } | Fault::PowerCut { .. } | Fault::Corrupt { .. })
+}
+
+fn targets_of(fault: &Fault, ids: &[u64], leader: Option<u64>) -> Vec<u64> {
+    match fault {
+        Fault::Kill { who }
+        | Fault::Pause { who }
+        | Fault::Loss { who, .. }
+        | Fault::Delay { who, .. }
+        | Fault::PowerCut { who }
+        | Fault::Clock { who, .. }
+        | Fault::DiskFull { who, .. }
+        | Fault::DiskSlow { who, .. }
+        | Fault::Corrupt { who, .. }
+        | Fault::Replace { who } => who.among(ids, leader),
+        Fault::Partition { shape } => {
+            let links = shape.links(ids, leader);
+            let struck: BTreeSet<u64> = links.into_iter().flat_map(|(a, b)| [a, b]).collect();
+            struck.into_iter().collect()
+        }
+        Fault::Transfer | Fault::Rolling | Fault::Compact | Fault::Grow { .. } => Vec::new(),
+    }
+}
+
+fn parameters_of(fault: &Fault) -> Vec<(&'static str, String)> {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(fault) else {
+        return Vec::new();
+    };
+    let mut parameters = Vec::new();
+    for name in
+        ["who", "shape", "permille", "ms", "jitter_ms", "seconds", "free_bytes", "writes_per_second", "part"]
+    {
+        if let Some(value) = fields.get(name) {
+            parameters.push((name, value.to_string()));
+        }
+    }
+    parameters
+}
+
+/// A write of `bytes` whose compare never holds.
+fn never(bytes: u64) -> v1::TxnRequest {
+    let key = b"jepsen-ballast".to_vec();
+    let span = v1::KeySpan { key: key.clone().into(), end: None };
+    let compare = v1::Compare {
+        span: Some(span),
+        relation: v1::Relation::Equal.into(),
+        target: Some(v1::compare::Target::Version(u64::MAX)),
+    };
+    let value = vec![b'.'; usize::try_from(bytes).unwrap_or_default()];
+    let put = v1::PutRequest { key: key.into(), value: value.into(), ..v1::PutRequest::default() };
+    let put = v1::TxnOp { op: Some(v1::txn_op::Op::Put(put)) };
+    v1::TxnRequest { compares: vec![compare], then: vec![put], ..v1::TxnRequest::default() }
+}
+
+/// Begins what lasts.
+fn begin(
+    nodes: &mut Nodes,
+    fault: &Fault,
+    active: &mut Active,
+    cause: &str,
+    ids: &[u64],
+    leader: Option<u64>,
+) -> Result<()> {
+    let targets = active.targets.clone();
+    match fault {
+        Fault::Kill { .. } => {
+            for id in targets {
+                nodes.node(id)?.kill()?;
+            }
+        }
+        Fault::PowerCut { .. } => {
+            // First all processes, then all disks: a disk that is cut while the
+            // process writes would make errors that no power cut makes.
+            for id in &targets {
+                nodes.node(*id)?.kill()?;
+            }
+            for id in &targets {
+                tokio::task::block_in_place(|| nodes.node(*id)?.disk().cut_power())?;
+            }
+        }
+        Fault::Pause { .. } => {
+            for id in targets {
+                // One that is down already cannot be paused.
+                nodes.node(id)?.pause(true).ok();
+            }
+        }
+        Fault::Partition { shape } => {
+            let links = shape.links(ids, leader);
+            let links: Vec<_> =
+                links.into_iter().map(|(a, b)| (nodes.address(a), nodes.address(b))).collect();
+            nodes.network().faults().cut(cause, links)?;
+        }
+        Fault::Loss { permille, .. } => {
+            let links = touching(&targets, ids);
+            let links: Vec<_> =
+                links.into_iter().map(|(a, b)| (nodes.address(a), nodes.address(b))).collect();
+            nodes.network().faults().lose(cause, links, *permille)?;
+        }
+        Fault::Delay { ms, jitter_ms, .. } => {
+            for id in targets {
+                nodes.network().delay(id, *ms, *jitter_ms)?;
+            }
+        }
+        Fault::Clock { seconds, .. } => {
+            for id in targets {
+                nodes.node(id)?.set_clock(*seconds)?;
+            }
+        }
+        Fault::DiskFull { free_bytes, .. } => {
+            for id in targets {
+                nodes.node(id)?.disk().fill(*free_bytes)?;
+            }
+        }
+        Fault::DiskSlow { writes_per_second, .. } => {
+            for id in targets {
+                let node = nodes.node(id)?;
+                let device = node.disk().device()?;
+                let pid = node.pid().context("the replica does not run")?;
+                active.slow.push(SlowDisk::limit(pid, &device, *writes_per_second)?);
+            }
+        }
+        Fault::Corrupt { .. }
+        | Fault::Transfer
+        | Fault::Rolling
+        | Fault::Replace { .. }
+        | Fault::Compact
+        | Fault::Grow { .. } => {}
+    }
+    Ok(())
+}
+
+/// Ends what lasted. Those in `held` are kept down by another fault.
+fn end(nodes: &mut Nodes, active: &Active, cause: &str, held: &BTreeSet<u64>) -> Result<()> {
+    for id in &active.targets {
+        let Ok(node) = nodes.node(*id) else { continue };
+        if node.is_retired() {
+            continue;
+        }
+        match active.fault {
+            Fault::Kill { .. } | Fault::PowerCut { .. } | Fault::Corrupt { .. } => {
+                if !held.contains(id) && !node.is_running() {
+                    nodes.start(*id)?;
+                }
+            }
+            Fault::Pause { .. } if node.is_paused() => node.pause(false)?,
+            Fault::Clock { .. } => node.set_clock(0)?,
+            Fault::DiskFull { .. } => node.disk().empty()?,
+            Fault::Delay { .. } => nodes.network().end_delay(*id)?,
+            _ => {}
+        }
+    }
+    if let Fault::Partition { .. } | Fault::Loss { .. } = active.fault {
+        nodes.network().faults().heal(cause)?;
+    }
+    Ok(())
+}
+
+/// All links that one of `targets` is an end of.
+fn touching(targets: &[u64], ids: &[u64]) -> Vec<(u64, u64)> {
+    let all = ids.iter().flat_map(|a| ids.iter().map(move |b| (*a, *b)));
+    all.filter(|(a, b)| a != b && (targets.contains(a) || targets.contains(b))).collect()
+}

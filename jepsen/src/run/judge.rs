@@ -1,0 +1,90 @@
+//! The judgement of a run: its checkers, one after the other, and one word for
+//! all.
+
+use super::phases::Ran;
+use super::{Place, Plan};
+use crate::workload;
+use anyhow::{Context as _, Result};
+use keelstone_jepsen::check::{self, Verdict};
+use keelstone_jepsen::history::History;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// One word for a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Word {
+    /// Everything that was judged is as promised.
+    Valid,
+    /// A promise was broken.
+    Violation,
+    /// It cannot be told.
+    Unknown,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// All together.
+    pub(crate) word: Word,
+    /// Each checker's.
+    pub(crate) verdicts: Vec<Verdict>,
+    /// What did not go as it should.
+    pub(crate) troubles: Vec<String>,
+    /// The kinds of fault that this machine cannot do.
+    pub(crate) skipped: Vec<String>,
+}
+
+impl Outcome {
+    /// The program's exit code.
+    pub(crate) fn code(&self) -> u8 {
+        match self.word {
+            Word::Valid => 0,
+            Word::Violation => 1,
+            Word::Unknown => 2,
+        }
+    }
+}
+
+/// Keeps what the checkers have to know beside the history.
+pub(crate) fn keep(ran: &Ran, place: &Place) -> Result<()> {
+    let text = serde_json::to_string_pretty(&ran.context).context("write the context")?;
+    std::fs::write(place.dir.join("context.json"), text).context("write the context")?;
+    let text = serde_json::to_string_pretty(&ran.troubles).context("write the troubles")?;
+    std::fs::write(place.dir.join("troubles.json"), text).context("write the troubles")
+}
+
+/// Judges what is in `dir`, and writes the verdict beside it.
+///
+/// # Errors
+///
+/// Fails if something of the run is missing.
+pub(crate) fn judge(dir: &Path) -> Result<Outcome> {
+    let plan = Plan::load(dir)?;
+    let read = |name: &str| {
+        std::fs::read(dir.join(name)).with_context(|| format!("read {name} in {}", dir.display()))
+    };
+    let context: check::Context =
+        serde_json::from_slice(&read("context.json")?).context("understand context.json")?;
+    let troubles: Vec<String> =
+        serde_json::from_slice(&read("troubles.json")?).context("understand troubles.json")?;
+    let history = History::read(&dir.join("history.jsonl")).context("read the history")?;
+    let own = workload::by_name(&plan.workload)?.checkers();
+    let mut verdicts = Vec::new();
+    for name in workload::ALWAYS.iter().chain(own) {
+        let checker = check::by_name(name).with_context(|| format!("find checker {name}"))?;
+        verdicts.push((checker.check)(&history, &context));
+    }
+    let word = if verdicts.iter().any(Verdict::is_violation) {
+        Word::Violation
+    } else if verdicts.is_empty() || verdicts.iter().any(|one| !one.is_valid()) || !troubles.is_empty()
+    {
+        Word::Unknown
+    } else {
+        Word::Valid
+    };
+    let outcome = Outcome { word, verdicts, troubles, skipped: plan.skipped };
+    let text = serde_json::to_string_pretty(&outcome).context("write the verdict")?;
+    std::fs::write(dir.join("results.json"), text).context("write the verdict")?;
+    Ok(outcome)
+}

@@ -1,0 +1,13 @@
+//! One run: set up, load with faults, heal, quiet, final reads, restart, final
+//! reads again, judgement.
+
+mod judge;
+mod observe;
+mod phases;
+mod plan;
+mod place;
+
+pub(crate) use judge::{Outcome, Word, judge, keep};
+pub(crate) use phases::{run, version_of};
+pub(crate) use plan::Plan;
+pub(crate) use place::Place;
