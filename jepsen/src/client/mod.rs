@@ -9,7 +9,7 @@ mod directory;
 mod raw;
 mod wire;
 
-pub(crate) use actor::{Actor, send};
+pub(crate) use actor::Actor;
 pub(crate) use classify::{Class, Failure};
 pub(crate) use directory::Directory;
 pub(crate) use raw::{Raw, once, within};

@@ -8,7 +8,7 @@ use crate::node::{Certificates, Common, HTTP_PORT, Nodes};
 use crate::workload::{self, Watcher, Workload, World, follow};
 use anyhow::{Context as _, Result, bail, ensure};
 use keelstone_jepsen::check;
-use keelstone_jepsen::history::Recorder;
+use keelstone_jepsen::history::{Action, Fault, FaultPhase, Recorder, Txn};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +17,12 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// How long the load goes on after all faults ended, so that it can be judged
+/// whether everything works again.
+const CALM: Duration = Duration::from_secs(4);
+/// How long it is written to after the restart: longer than a watch may be
+/// behind.
+const EPILOGUE: Duration = Duration::from_secs(6);
 /// How long the cluster may take to form.
 const FORMING: Duration = Duration::from_secs(30);
 /// How long it may take to be whole again after all faults ended, before the
@@ -119,16 +125,20 @@ impl Running {
             observe::sample(Arc::clone(&self.recorder), Arc::clone(&self.directory), over.clone());
         workload.prepare(&self.world).await.context("prepare the workload")?;
 
+        self.plant_canary(&mut context).await;
+        self.note_skipped(plan);
+
         let mut nemesis = self.nemesis(plan);
-        self.load(plan, workload, &mut nemesis, interrupt).await;
-        say("heal");
-        nemesis.heal().await.context("end all faults")?;
+        self.load(plan, workload, &mut nemesis, interrupt).await?;
         self.quiet(&mut nemesis, &mut troubles).await;
         say("final reads");
         self.read_everywhere(workload, &mut troubles).await;
         say("restart");
+        self.note_restart(FaultPhase::Start).await;
         self.restart().await.context("restart all replicas")?;
         self.quiet(&mut nemesis, &mut troubles).await;
+        self.note_restart(FaultPhase::Stop).await;
+        self.epilogue().await;
         say("final reads again");
         self.read_everywhere(workload, &mut troubles).await;
         self.let_watchers_arrive(&watchers, &mut troubles).await;
@@ -166,7 +176,7 @@ impl Running {
         workload: &dyn Workload,
         nemesis: &mut Nemesis,
         interrupt: &CancellationToken,
-    ) {
+    ) -> Result<()> {
         say(&format!("load for {} s", plan.time_ms / 1000));
         let clients = workload.start(&self.world);
         let end = CancellationToken::new();
@@ -179,9 +189,43 @@ impl Running {
             end.cancel();
         };
         tokio::join!(nemesis.run(&plan.schedule, &end), clock);
+        say("heal");
+        nemesis.heal().await.context("end all faults")?;
+        nemesis.run(&[], &after(CALM)).await;
         self.world.stop.cancel();
         for client in clients {
             client.await.ok();
+        }
+        Ok(())
+    }
+
+    /// Writes a word that must not be found in any log.
+    async fn plant_canary(&self, context: &mut check::Context) {
+        let (key, value) = (self.world.canary("key"), self.world.canary("value"));
+        let put = Action::put(key.as_str(), value.as_str());
+        let txn = Txn { success: vec![put], linearizable: true, ..Txn::default() };
+        self.world.actor(u64::MAX - 1).txn(txn).await.ok();
+        context.canaries.extend([key, value]);
+    }
+
+    /// A few writes after the restart: that it serves again has to be seen.
+    async fn epilogue(&self) {
+        let mut actor = self.world.actor(u64::MAX - 2);
+        let begin = Instant::now();
+        while begin.elapsed() < EPILOGUE {
+            let put = Action::put("epilogue", begin.elapsed().as_millis().to_string());
+            let txn = Txn { success: vec![put], linearizable: true, ..Txn::default() };
+            actor.txn(txn).await.ok();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn note_skipped(&self, plan: &Plan) {
+        for kind in &plan.skipped {
+            let (fault, phase) = (kind.clone(), FaultPhase::Skipped);
+            let why = "this machine cannot do it".to_owned();
+            let parameters = [("why".to_owned(), why)].into();
+            self.recorder.fault(Fault { fault, phase, parameters, targets: Vec::new() });
         }
     }
 
@@ -239,6 +283,12 @@ impl Running {
         }
     }
 
+    async fn note_restart(&self, phase: FaultPhase) {
+        let targets = self.nodes.lock().await.ids();
+        let fault = "restart".to_owned();
+        self.recorder.fault(Fault { fault, phase, targets, ..Fault::default() });
+    }
+
     async fn restart(&self) -> Result<()> {
         let mut nodes = self.nodes.lock().await;
         tokio::task::block_in_place(|| nodes.stop_all(STOPPING))?;
@@ -277,6 +327,17 @@ impl Running {
             .map(|node| check::LogFile { node: node.id, path: node.log_file() })
             .collect();
     }
+}
+
+/// A token that is cancelled after `time`.
+fn after(time: Duration) -> CancellationToken {
+    let token = CancellationToken::new();
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(time).await;
+        cancelled.cancel();
+    });
+    token
 }
 
 /// Waits until all replicas know one leader; the revision then.

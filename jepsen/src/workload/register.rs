@@ -53,11 +53,12 @@ impl Workload for Register {
 
 async fn client(world: Arc<World>, mut actor: Actor, turn: Arc<AtomicU64>) {
     let mut known: Option<(String, String)> = None;
+    let canary = world.canary("value");
     while world.pace(&mut actor).await {
         let turn = turn.fetch_add(1, Ordering::Relaxed);
         let generation = turn / (KEYS * OPERATIONS);
         let key = format!("{PREFIX}{generation:05}/{}", actor.rng.random_range(0..KEYS));
-        let value = format!("v{}", world.unique());
+        let value = format!("{canary}-{}", world.unique());
         let txn = match actor.rng.random_range(0..100) {
             0..40 => read(&key, true),
             40..50 => read(&key, false),

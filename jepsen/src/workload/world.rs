@@ -76,6 +76,11 @@ impl World {
         self.counter.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// A word that is written to the store and must not be found in any log.
+    pub(crate) fn canary(&self, what: &str) -> String {
+        format!("canary-{what}-{:016x}", self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d))
+    }
+
     /// Client `index`, with its own stream of choices.
     pub(crate) fn actor(&self, index: u64) -> Actor {
         let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index;
@@ -89,7 +94,7 @@ impl World {
 
     /// Waits as long as the rate asks for; `false` when the load is to end.
     pub(crate) async fn pace(&self, actor: &mut Actor) -> bool {
-        let mean = crate::workload::world::as_f64(self.clients) / self.rate;
+        let mean = as_f64(self.clients) / self.rate;
         let wait = Duration::from_secs_f64(mean * actor.rng.random_range(0.0..2.0));
         self.rest(wait).await
     }
