@@ -15,6 +15,8 @@ pub mod replica;
 pub mod rpc;
 pub mod samples;
 pub mod settings;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod solo;
 pub mod tls;
 pub mod watch;

@@ -46,6 +46,8 @@ pub(crate) use consensus::{
 pub(crate) use offload::blocking;
 pub(crate) use peers::Peers;
 pub(crate) use progress::{AppliedPosition, Diverged, Progress};
+#[cfg(feature = "simulation")]
+pub(crate) use runtime::enter;
 pub(crate) use runtime::spawn;
 pub(crate) use server::{PeerPort, serve};
 pub(crate) use service::{Forwarded, LeaderRequests, PeerRequests, PeerService, Running};

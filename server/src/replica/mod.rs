@@ -36,7 +36,8 @@ pub use crate::raft::{
 };
 pub use running::Replica;
 pub use settings::{
-    Clock, Components, Disk, Entry, FEATURE_LEVEL, INITIAL_ID_MAX, ReplicaSettings, SystemClock,
+    Clock, Components, Disk, Entry, FEATURE_LEVEL, INITIAL_ID_MAX, Pace, ReplicaSettings,
+    SystemClock,
 };
 pub use start::{Failure, StartError};
 

@@ -132,8 +132,13 @@ pub enum Disk {
         log: Arc<dyn Storage>,
         /// Holds the state.
         state: MemoryDisk,
+        /// How long the log's next round takes to be written and synced.
+        pace: Pace,
     },
 }
+
+/// How long a simulated disk takes for a round of the log: asked before each.
+pub type Pace = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// What a replica is made of, besides its settings.
 pub struct Components {

@@ -304,7 +304,7 @@ async fn open(
     let failures = failures.clone();
     let on_failure = Arc::new(move |error: &LogError| failures.report(&error.to_string()));
     let (log, writer) = disk::open_log(dir, identity, settings, disk, on_failure).await?;
-    let writer = run_writer(writer).map_err(StartError::Thread)?;
+    let writer = run_writer(writer, disk).map_err(StartError::Thread)?;
     let recovered = log.recovered();
     let state = Arc::new(disk::open_state(dir, settings, disk)?);
     let held = recovered.last.is_some()
@@ -347,18 +347,28 @@ fn known_members(
 }
 
 #[cfg(not(feature = "simulation"))]
-fn run_writer(writer: LogWriter) -> io::Result<Option<std::thread::JoinHandle<()>>> {
+fn run_writer(
+    writer: LogWriter,
+    _disk: &super::settings::Disk,
+) -> io::Result<Option<std::thread::JoinHandle<()>>> {
     let thread = std::thread::Builder::new().name("log-writer".to_owned());
     thread.spawn(move || writer.run()).map(Some)
 }
 
-/// Without threads the writer's rounds are a task.
+/// Without threads the writer's rounds are a task, as fast as the disk is.
 #[cfg(feature = "simulation")]
-fn run_writer(mut writer: LogWriter) -> io::Result<Option<std::thread::JoinHandle<()>>> {
+fn run_writer(
+    mut writer: LogWriter,
+    disk: &super::settings::Disk,
+) -> io::Result<Option<std::thread::JoinHandle<()>>> {
     const ROUND: Duration = Duration::from_millis(1);
+    let pace = match disk {
+        super::settings::Disk::Simulated { pace, .. } => Some(Arc::clone(pace)),
+        super::settings::Disk::Real => None,
+    };
     spawn(async move {
         loop {
-            tokio::time::sleep(ROUND).await;
+            tokio::time::sleep(pace.as_ref().map_or(ROUND, |pace| pace().max(ROUND))).await;
             match writer.round() {
                 Ok(_) if writer.is_closed() => return,
                 Ok(_) => {}
