@@ -41,3 +41,11 @@ failover KILLS="10":
 # Micro-benchmarks of apply, codec, disk and engines.
 bench *ARGS:
     cargo bench -p keelstone-store {{ARGS}}
+
+# One seed of the deterministic simulation, with all that happened.
+sim SEED:
+    just sim-many {{SEED}} "$(({{SEED}} + 1))" --trace
+
+# Many seeds, and how many a minute. A build of its own: tokio's randomness has to come from the seed.
+sim-many FROM TO *ARGS:
+    RUSTFLAGS="--cfg tokio_unstable" CARGO_TARGET_DIR=target/sim cargo run --profile sim -p keelstone-tests --no-default-features --features simulation --bin keelstone-sim -- run --seeds {{FROM}}..{{TO}} {{ARGS}}

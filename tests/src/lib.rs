@@ -2,3 +2,5 @@
 
 pub mod durability;
 pub mod running;
+#[cfg(feature = "simulation")]
+pub mod sim;

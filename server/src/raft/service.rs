@@ -316,7 +316,8 @@ impl Peer for PeerService {
         request: Request<peer::FetchSnapshotRequest>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
         let running = self.addressed(request.get_ref().address.as_ref())?;
-        let chunks = receive::serve(&running.state)?;
+        let chunks =
+            runtime::enter(running.seed(), async { receive::serve(&running.state) }).await?;
         Ok(Response::new(Box::pin(chunks)))
     }
 

@@ -9,7 +9,7 @@
 use crate::durability::Random;
 use std::future::Future;
 use std::time::Duration;
-use tokio::runtime::{Builder, RngSeed, Runtime, UnhandledPanic};
+use tokio::runtime::{Builder, RngSeed, Runtime};
 
 /// The clock of a host in thousandths of the world's.
 pub const RATE_TRUE: u64 = 1_000;
@@ -42,12 +42,11 @@ impl Host {
             .enable_time()
             .start_paused(true)
             .rng_seed(seed)
-            .unhandled_panic(UnhandledPanic::ShutdownRuntime)
             .build()
             .expect("a runtime without IO needs nothing of the system");
         // The clock began at the system's time: its fraction of a millisecond
         // would differ from run to run.
-        runtime.block_on(tokio::time::sleep(Duration::from_millis(1)));
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
         runtime.spawn(program);
         self.runtime = Some(runtime);
         self.paused = false;
@@ -81,10 +80,6 @@ impl Host {
     }
 
     /// Lets it live `tick_ms` milliseconds of the world's time.
-    ///
-    /// # Panics
-    ///
-    /// Panics if a task on it did.
     pub fn tick(&mut self, tick_ms: u64) {
         if self.runtime.is_none() {
             return;

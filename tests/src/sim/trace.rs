@@ -21,7 +21,10 @@ impl Trace {
         (now_us, text).hash(&mut self.hasher);
         self.lines += 1;
         if let Some(kept) = &mut self.kept {
-            kept.push(format!("{:>9.3} {text}", std::time::Duration::from_micros(now_us).as_secs_f64()));
+            kept.push(format!(
+                "{:>9.3} {text}",
+                std::time::Duration::from_micros(now_us).as_secs_f64()
+            ));
         }
     }
 

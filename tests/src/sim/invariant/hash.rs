@@ -1,0 +1,44 @@
+//! Equal states: replicas that have applied the same entries have the same
+//! state.
+//!
+//! Source: the state machine approach (Schneider 1990), and the hash chain of
+//! `keelstone_store::machine`.
+
+use super::Invariant;
+use crate::sim::look::Look;
+use std::collections::BTreeMap;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct EqualStates {
+    /// By applied index: hash, revision, and who had it first.
+    hashes: BTreeMap<u64, ([u8; 32], u64, u64)>,
+    inputs: u64,
+}
+
+impl Invariant for EqualStates {
+    fn name(&self) -> &'static str {
+        "equal states"
+    }
+
+    fn look(&mut self, look: &Look) -> Result<(), String> {
+        for node in &look.nodes {
+            let Some(applied) = node.applied else { continue };
+            let found = (node.hash, node.revision.get());
+            let (hash, revision, first) =
+                *self.hashes.entry(applied.index).or_insert((found.0, found.1, node.node));
+            self.inputs += u64::from(first != node.node);
+            if (hash, revision) != found {
+                return Err(format!(
+                    "after entry {} nodes {first} and {} have different states (revisions {revision} and {})",
+                    applied.index, node.node, found.1
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn inputs(&self) -> u64 {
+        self.inputs
+    }
+}

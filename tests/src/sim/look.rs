@@ -1,0 +1,87 @@
+//! What the world sees of the nodes at one moment.
+
+use super::HostId;
+use keelstone_server::replica::Replica;
+use keelstone_store::Revision;
+use keelstone_store::disk::LogId;
+use keelstone_store::disk::log::{Log, LogEntry, Recovered};
+use keelstone_store::machine::View as _;
+use std::sync::Arc;
+
+/// A node at a moment.
+#[derive(Clone)]
+pub struct NodeLook {
+    /// Its host.
+    pub host: HostId,
+    /// Its id in the cluster.
+    pub node: u64,
+    /// Counts the lives of the host.
+    pub life: u64,
+    /// Its log.
+    pub log: Log,
+    /// Where the log stands, with all that is queued.
+    pub now: Recovered,
+    /// Whether all of that is durable.
+    pub durable: bool,
+    /// The last entry that its state contains.
+    pub applied: Option<LogId>,
+    /// The hash of its state there.
+    pub hash: [u8; 32],
+    /// The store's revision there.
+    pub revision: Revision,
+}
+
+/// All nodes that take part, at a moment.
+pub struct Look {
+    /// Microseconds since the world began.
+    pub now_us: u64,
+    /// By host.
+    pub nodes: Vec<NodeLook>,
+}
+
+impl NodeLook {
+    /// What a replica shows; `None` if its state cannot be read.
+    pub fn of(host: HostId, life: u64, replica: &Arc<Replica>) -> Option<Self> {
+        use keelstone_server::core::Core as _;
+        let log = replica.log().clone();
+        let now = log.recovered();
+        let durable = log.stats().backlog_bytes == 0;
+        let view = replica.state().view().ok()?;
+        let head = view.head();
+        Some(Self {
+            host,
+            node: replica.identity().node_id,
+            life,
+            now,
+            durable,
+            log,
+            applied: view.applied().id,
+            hash: head.hash,
+            revision: head.revision,
+        })
+    }
+
+    /// The entries from `from` to before `until` that its log has.
+    ///
+    /// # Errors
+    ///
+    /// Says why they cannot be read.
+    pub fn entries(&self, from: u64, until: u64) -> Result<Vec<LogEntry>, String> {
+        let mut entries: Vec<LogEntry> = Vec::new();
+        loop {
+            let next = entries.last().map_or(from, |entry| entry.id.index + 1);
+            let read = self.log.read(next, until, usize::MAX);
+            let read = read.map_err(|error| format!("node {}: {error}", self.node))?;
+            if read.is_empty() {
+                return Ok(entries);
+            }
+            entries.extend(read);
+        }
+    }
+
+    /// Whether it knows itself to be the leader of its term.
+    pub fn leads(&self) -> Option<u64> {
+        let vote = self.now.vote.filter(|vote| vote.committed && vote.node == self.node)?;
+        Some(vote.term)
+    }
+}
