@@ -142,7 +142,8 @@ impl Actor {
         }
     }
 
-    fn hop(&mut self) {
+    /// Goes to another replica.
+    pub(crate) fn hop(&mut self) {
         if !self.pinned {
             self.raw = self.directory.any(&mut self.rng);
         }

@@ -4,12 +4,14 @@
 //! the measure.
 
 mod actor;
+mod caller;
 mod classify;
 mod directory;
 mod raw;
 mod wire;
 
-pub(crate) use actor::Actor;
+pub(crate) use actor::{Actor, send};
+pub(crate) use caller::Caller;
 pub(crate) use classify::{Class, Failure};
 pub(crate) use directory::Directory;
 pub(crate) use raw::{Raw, once, within};

@@ -50,6 +50,11 @@ impl Raw {
         Ok(Self { node, channel: builder.connect_lazy() })
     }
 
+    /// The connection, for services that have no method here.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Keys and transactions.
     pub(crate) fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)

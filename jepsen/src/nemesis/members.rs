@@ -1,12 +1,12 @@
 //! Changes of the membership: a new member on an empty disk for an old one.
 
+use super::fault::{Fault, Who};
 use super::strike::Nemesis;
 use crate::client::{Class, Failure, Raw, once, within};
 use crate::node::{CLIENT_PORT, PEER_PORT};
 use anyhow::Result;
-use keelstone_jepsen::history::{MemberAction, MemberChange, Op};
+use keelstone_jepsen::history::{FaultPhase, MemberAction, MemberChange, Op};
 use keelstone_proto::v1;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -33,6 +33,8 @@ impl Nemesis {
         let (address, endpoint) = {
             let mut nodes = self.nodes.lock().await;
             tokio::task::block_in_place(|| nodes.add_joining(new))?;
+            // It has to be reachable to be added.
+            nodes.start(new)?;
             (nodes.address(new), nodes.node(new)?.endpoint())
         };
         let added = self
@@ -50,10 +52,12 @@ impl Nemesis {
             .await;
         if let Err(failure) = added {
             // It may have been added; then it is a learner that never comes.
-            self.nodes.lock().await.node(new)?.retire();
+            let mut nodes = self.nodes.lock().await;
+            let node = nodes.node(new)?;
+            node.retire();
+            node.kill()?;
             anyhow::bail!("not added: {}", failure.text());
         }
-        self.nodes.lock().await.start(new)?;
         if !self.becomes_voter(new).await {
             anyhow::bail!("{new} is no voter after {PROMOTION:?}; {old} stays");
         }
@@ -138,19 +142,28 @@ impl Nemesis {
 
     /// What becomes of replicas whose files were damaged: those that serve stay,
     /// those that refuse are replaced.
-    pub(super) async fn see_damaged(&mut self, targets: &[u64]) {
-        for id in targets.to_vec() {
+    pub(super) async fn see_damaged(&mut self) {
+        for id in self.damaged.clone() {
             if self.wait_serving(id, RECOVERY).await {
+                self.damaged.remove(&id);
                 continue;
             }
-            let nodes = Arc::clone(&self.nodes);
-            let refused = nodes.lock().await.node(id).is_ok_and(|node| !node.is_running());
-            if refused {
-                let outcome = self.replace(id).await;
-                let fault = super::fault::Fault::Replace { who: super::fault::Who::One(id) };
-                let phase = keelstone_jepsen::history::FaultPhase::Once;
-                let why = ("why", "it refused to start on damaged files".to_owned());
-                self.note(&fault, phase, &[id], &[why, ("outcome", outcome)]);
+            let ended = {
+                let mut nodes = self.nodes.lock().await;
+                nodes.node(id).is_ok_and(|node| !node.unasked_exits().is_empty())
+            };
+            if ended && !self.is_held_down(id) {
+                let outcome = self.try_replace(id).await;
+                if outcome.is_ok() {
+                    self.damaged.remove(&id);
+                }
+                let outcome = match outcome {
+                    Ok(new) => format!("replaced by {new}"),
+                    Err(error) => format!("{error:#}"),
+                };
+                let fault = Fault::Replace { who: Who::One(id) };
+                let why = ("why", "it refuses to serve from damaged files".to_owned());
+                self.note(&fault, FaultPhase::Once, &[id], &[why, ("outcome", outcome)]);
             }
         }
     }

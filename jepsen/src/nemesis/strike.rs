@@ -33,6 +33,8 @@ pub(crate) struct Nemesis {
     pub(super) recorder: Arc<Recorder>,
     active: BTreeMap<usize, Active>,
     starts: BTreeMap<u64, u32>,
+    /// Whose files were damaged and who has not been seen to serve since.
+    pub(super) damaged: BTreeSet<u64>,
     pub(super) next_id: u64,
 }
 
@@ -51,8 +53,8 @@ impl Nemesis {
         recorder: Arc<Recorder>,
         next_id: u64,
     ) -> Self {
-        let (active, starts) = (BTreeMap::new(), BTreeMap::new());
-        Self { nodes, directory, recorder, active, starts, next_id }
+        let (active, starts, damaged) = Default::default();
+        Self { nodes, directory, recorder, active, starts, damaged, next_id }
     }
 
     /// Carries out `episodes`, until the last is over or `stop`.
@@ -125,6 +127,11 @@ impl Nemesis {
         }
     }
 
+    /// Whether a fault wants replica `id` to be down.
+    pub(super) fn is_held_down(&self, id: u64) -> bool {
+        self.held_down().contains(&id)
+    }
+
     /// Who is down because a fault wants it.
     fn held_down(&self) -> BTreeSet<u64> {
         let down = self.active.values().filter(|active| is_down(&active.fault));
@@ -181,7 +188,8 @@ impl Nemesis {
         drop(active.slow);
         ended?;
         if let Fault::Corrupt { .. } = active.fault {
-            self.see_damaged(&active.targets).await;
+            self.damaged.extend(&active.targets);
+            self.see_damaged().await;
         }
         Ok(())
     }
@@ -219,6 +227,7 @@ impl Nemesis {
         }
         self.starts.clear();
         self.revive().await;
+        self.see_damaged().await;
         let (fault, phase) = ("all".to_owned(), FaultPhase::Heal);
         self.recorder.fault(history::Fault { fault, phase, ..history::Fault::default() });
         Ok(())

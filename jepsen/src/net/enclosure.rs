@@ -9,8 +9,9 @@ use super::tool;
 use anyhow::{Context as _, Result};
 use std::process::{Command, ExitCode, Stdio};
 
-/// Tells the program that it was started inside, and by which means.
-const MARK: &str = "KEELSTONE_JEPSEN_ENCLOSURE";
+/// Tells the program that it was started inside, and by which means. Replicas
+/// take variables of the product's name for settings, so it has another.
+const MARK: &str = "JEPSEN_ENCLOSURE";
 
 /// What separates the replicas of a run from each other and from the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

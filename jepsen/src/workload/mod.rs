@@ -6,6 +6,9 @@
 
 mod append;
 mod bank;
+mod config;
+mod counter;
+mod entity;
 mod register;
 mod set;
 mod watch;
@@ -60,6 +63,9 @@ pub(crate) fn all() -> Vec<Box<dyn Workload>> {
         Box::new(append::Append),
         Box::new(bank::Bank),
         Box::new(watch::Watching),
+        Box::new(counter::Counter),
+        Box::new(entity::Entities),
+        Box::new(config::Config),
     ]
 }
 

@@ -70,14 +70,9 @@ pub(crate) fn follow(world: &Arc<World>, watcher: Watcher, stop: CancellationTok
         rng: StdRng::seed_from_u64(world.seed ^ NUMBERS.load(Ordering::Relaxed)),
         reached: Arc::clone(&reached),
         watcher,
+        stop,
     };
-    let task = tokio::spawn(async move {
-        tokio::select! {
-            () = reader.run() => {}
-            () = stop.cancelled() => {}
-        }
-    });
-    Following { reached, task }
+    Following { reached, task: tokio::spawn(reader.run()) }
 }
 
 struct Reader {
@@ -87,6 +82,7 @@ struct Reader {
     next: u64,
     rng: StdRng,
     reached: Arc<AtomicU64>,
+    stop: CancellationToken,
 }
 
 /// One stream.
@@ -99,7 +95,7 @@ struct Stream {
 
 impl Reader {
     async fn run(mut self) {
-        loop {
+        while !self.stop.is_cancelled() {
             if let Some(raw) = self.choose() {
                 self.stream(raw).await;
             }
@@ -126,11 +122,19 @@ impl Reader {
         let (asks, requests) = mpsc::channel(4);
         asks.send(self.create(&stream)).await.ok();
         let mut client = raw.watch();
-        let opened = client.watch(ReceiverStream::new(requests));
-        let error = match tokio::time::timeout(SILENCE, opened).await {
-            Ok(Ok(responses)) => self.read(&stream, responses.into_inner()).await,
-            Ok(Err(status)) => Some(Failure::of(&status).text()),
-            Err(_) => Some("the stream was not opened".to_owned()),
+        let stop = self.stop.clone();
+        let reading = async {
+            let opened = client.watch(ReceiverStream::new(requests));
+            match tokio::time::timeout(SILENCE, opened).await {
+                Ok(Ok(responses)) => self.read(&stream, responses.into_inner()).await,
+                Ok(Err(status)) => Some(Failure::of(&status).text()),
+                Err(_) => Some("the stream was not opened".to_owned()),
+            }
+        };
+        // Leaving it is recorded like any other end.
+        let error = tokio::select! {
+            error = reading => error,
+            () = stop.cancelled() => None,
         };
         drop(asks);
         self.record(&stream, Kind::Ok, None, WatchStep::Closed, error);
