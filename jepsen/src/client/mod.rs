@@ -7,6 +7,7 @@ mod actor;
 mod caller;
 mod classify;
 mod directory;
+mod lease;
 mod raw;
 mod wire;
 

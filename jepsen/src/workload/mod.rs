@@ -9,6 +9,9 @@ mod bank;
 mod config;
 mod counter;
 mod entity;
+mod lease;
+mod lock;
+mod queue;
 mod register;
 mod set;
 mod watch;
@@ -66,6 +69,9 @@ pub(crate) fn all() -> Vec<Box<dyn Workload>> {
         Box::new(counter::Counter),
         Box::new(entity::Entities),
         Box::new(config::Config),
+        Box::new(lease::Leases),
+        Box::new(lock::Locks),
+        Box::new(queue::Queue),
     ]
 }
 

@@ -208,9 +208,15 @@ impl<'f, 'a> Replay<'f, 'a> {
     }
 
     /// Reads of one replica's own state: for a process, never back on a node.
+    ///
+    /// Writes do not count: a replica passes them on, and the reply does not wait
+    /// until its own state has them.
     fn judge_sessions(&mut self) {
         let mut newest: HashMap<(Process, u64), (u64, u64)> = HashMap::new();
-        for fact in &self.facts.txns {
+        let reads = self.facts.txns.iter().filter(|fact| {
+            fact.txn.is_read() && fact.txn.compares.is_empty() && fact.txn.success.len() == 1
+        });
+        for fact in reads {
             let (Some(reply), Some((event, _))) = (fact.reply, fact.operation.ok()) else {
                 continue;
             };
