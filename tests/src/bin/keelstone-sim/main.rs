@@ -1,0 +1,176 @@
+//! The deterministic simulation as a program.
+//!
+//! `keelstone-sim run --seed N` runs one seed, `--seeds A..B` many, and
+//! `check-determinism` one seed twice.
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+use keelstone_tests::sim::{Plan, Report, Verdict, run};
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run seeds and say what became of them.
+    Run {
+        /// One seed.
+        #[arg(long, conflicts_with = "seeds", required_unless_present = "seeds")]
+        seed: Option<u64>,
+        /// Seeds from A to before B, written as A..B.
+        #[arg(long, value_parser = range)]
+        seeds: Option<std::ops::Range<u64>>,
+        /// Stop after this time, such as 120s.
+        #[arg(long, value_parser = seconds)]
+        budget: Option<Duration>,
+        /// Go on after a seed that failed.
+        #[arg(long)]
+        keep_going: bool,
+        /// Print all that happened.
+        #[arg(long)]
+        trace: bool,
+        /// Print what the nodes log, as RUST_LOG says.
+        #[arg(long)]
+        logs: bool,
+        /// A run without faults.
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Run a seed twice and compare all that happened.
+    CheckDeterminism {
+        /// The seed.
+        #[arg(long)]
+        seed: u64,
+    },
+}
+
+fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
+    let parsed =
+        text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    parsed.ok_or_else(|| "a range of seeds is written as 0..200".to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text);
+    number.parse().map(Duration::from_secs).map_err(|error| error.to_string())
+}
+
+/// A directory in memory, if this machine has one: nodes write their identity.
+fn scratch() -> anyhow::Result<tempfile::TempDir> {
+    let memory = std::path::Path::new("/dev/shm");
+    let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    dir.context("make a directory for the nodes")
+}
+
+fn run_seed(seed: u64, quiet: bool, trace: bool) -> anyhow::Result<Report> {
+    let plan = if quiet { Plan::quiet(seed) } else { Plan::of(seed) };
+    let dir = scratch()?;
+    Ok(run(plan, dir.path(), trace))
+}
+
+fn tell(out: &mut impl std::io::Write, report: &Report, took: Duration) -> std::io::Result<()> {
+    let faults: u64 = report.happened.faults.values().sum();
+    writeln!(
+        out,
+        "seed {} {} trace {:016x} in {:.2} s: {} events, {} faults, {} starts, term {}, {} s simulated, healed in {:?} ms",
+        report.plan.seed,
+        if report.verdict == Verdict::Well { "well" } else { "FAILED" },
+        report.trace.hash(),
+        took.as_secs_f64(),
+        report.history.events().len(),
+        faults,
+        report.happened.starts,
+        report.happened.term,
+        report.simulated_ms / 1000,
+        report.healed_in_ms,
+    )?;
+    if let Verdict::Violated(violation) = &report.verdict {
+        writeln!(out, "  violated: {violation}")?;
+        writeln!(out, "  again with: just sim {}", report.plan.seed)?;
+    }
+    Ok(())
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Run { seed, seeds, budget, keep_going, trace, logs, quiet } => {
+            if logs {
+                let filter = tracing_subscriber::EnvFilter::from_default_env();
+                tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
+            }
+            let seeds = seeds.or(seed.map(|seed| seed..seed + 1)).unwrap_or(0..0);
+            run_many(seeds, budget, keep_going, trace, quiet)
+        }
+        Command::CheckDeterminism { seed } => check(seed),
+    }
+}
+
+fn run_many(
+    seeds: std::ops::Range<u64>,
+    budget: Option<Duration>,
+    keep_going: bool,
+    trace: bool,
+    quiet: bool,
+) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let begun = Instant::now();
+    let (mut done, mut failed) = (0_u32, Vec::new());
+    for seed in seeds.clone() {
+        if budget.is_some_and(|budget| begun.elapsed() >= budget) {
+            break;
+        }
+        let started = Instant::now();
+        let report = run_seed(seed, quiet, trace)?;
+        done += 1;
+        for line in report.trace.kept() {
+            writeln!(out, "{line}")?;
+        }
+        tell(&mut out, &report, started.elapsed())?;
+        if trace {
+            writeln!(out, "{:?}\n{:?}", report.happened, report.inputs)?;
+        }
+        if report.verdict != Verdict::Well {
+            failed.push(seed);
+            if !keep_going {
+                break;
+            }
+        }
+    }
+    let minutes = begun.elapsed().as_secs_f64() / 60.0;
+    let per_minute = f64::from(done) / minutes;
+    writeln!(out, "{done} seeds in {minutes:.2} minutes, {per_minute:.0} seeds a minute")?;
+    if done == 0 {
+        bail!("no seed was run");
+    }
+    if !failed.is_empty() {
+        bail!("{} of {done} seeds failed: {failed:?}", failed.len());
+    }
+    Ok(())
+}
+
+fn check(seed: u64) -> anyhow::Result<()> {
+    let first = run_seed(seed, false, true)?;
+    let second = run_seed(seed, false, true)?;
+    let (a, b) = (first.trace.kept(), second.trace.kept());
+    let differ = a.iter().zip(b).position(|(a, b)| a != b);
+    let mut out = std::io::stdout().lock();
+    if let Some(at) = differ {
+        for lines in [a, b] {
+            for line in &lines[at.saturating_sub(5)..lines.len().min(at + 5)] {
+                writeln!(out, "{line}")?;
+            }
+            writeln!(out, "--")?;
+        }
+        bail!("seed {seed} ran differently from line {at} on");
+    }
+    if first.trace.hash() != second.trace.hash() {
+        bail!("seed {seed} ran differently: one run is longer");
+    }
+    writeln!(out, "seed {seed}: {:016x} twice, {} lines", first.trace.hash(), a.len())?;
+    Ok(())
+}
