@@ -11,8 +11,8 @@
 //!
 //! What ends a lease for sure: the deletion of its keys at a revision that
 //! nothing else explains, an answer that there is no such lease. A lease that
-//! somebody may have revoked is not judged by L1, one with renewals of unknown
-//! outcome not by L2.
+//! somebody may have revoked is not judged by L1; each renewal of unknown outcome
+//! gives L2 one more time to live.
 
 use super::quiet::Faults;
 use super::replay::{self, Log, Source};
@@ -34,8 +34,10 @@ pub(super) struct Lease {
     grants: Vec<Vec<u64>>,
     /// When somebody may have revoked it, first.
     revoked: Option<u64>,
-    /// Whether a renewal or grant has an unknown outcome.
-    unknown: bool,
+    /// Renewals with an unknown outcome: each may have come at the last moment.
+    unknown: u64,
+    /// Whether the grant has an unknown outcome: it may begin at any time.
+    perhaps: bool,
     /// When its end was shown, and by which event.
     ended: Option<(u64, u64)>,
     /// When it was shown to be there: by a request at this time.
@@ -51,6 +53,23 @@ impl Lease {
         }
         let known = self.renewals.iter().filter(|(_, answered, _, _)| *answered <= time);
         known.map(|(asked, _, ttl, _)| asked + less_drift(*ttl, drift_permille)).max()
+    }
+}
+
+impl Lease {
+    /// Whether it may still live, if it is asked at `time`, with what a lease may
+    /// live too long.
+    pub(super) fn may_live(&self, time: u64, late: u64) -> bool {
+        self.perhaps || self.due(u64::MAX).is_some_and(|due| time <= due + late)
+    }
+
+    /// When its time is over at the latest, by all renewals that were asked for
+    /// before `time`. One of unknown outcome can extend it once more, if it came
+    /// while the lease was there.
+    fn due(&self, time: u64) -> Option<u64> {
+        let before = self.renewals.iter().filter(|(asked, ..)| *asked < time);
+        let last = before.max_by_key(|(_, answered, ttl, _)| answered + ttl);
+        last.map(|(_, answered, ttl, _)| answered + ttl * (1 + self.unknown))
     }
 }
 
@@ -118,10 +137,10 @@ pub(super) fn collect(operations: &[Operation<'_>]) -> BTreeMap<u64, Lease> {
                 lease.revoked = Some(lease.revoked.map_or(asked, |before| before.min(asked)));
             }
             (Op::LeaseGrant(grant), None) if outcome == Outcome::Info => {
-                leases.entry(grant.lease).or_default().unknown = true;
+                leases.entry(grant.lease).or_default().perhaps = true;
             }
             (Op::LeaseRenew(renew), None) if outcome == Outcome::Info => {
-                leases.entry(renew.lease).or_default().unknown = true;
+                leases.entry(renew.lease).or_default().unknown += 1;
             }
             _ => {}
         }
@@ -223,12 +242,11 @@ fn judge_end(id: u64, lease: &Lease, context: &Context, case: &mut Case) {
 
 /// L2: what is true of a lease that was shown long after its time.
 fn judge_late(id: u64, lease: &Lease, faults: &Faults, context: &Context, case: &mut Case) {
-    if lease.unknown {
+    if lease.perhaps {
         return;
     }
     for (asked, event) in &lease.alive {
-        let before = lease.renewals.iter().filter(|(request, ..)| request < asked);
-        let due = before.map(|(_, answered, ttl, _)| answered + ttl).max();
+        let due = lease.due(*asked);
         let (Some(due), Some(quiet)) = (due, faults.quiet_since(*asked)) else { continue };
         let late = due.max(quiet) + context.lease_late_ms * NANOS_PER_MS;
         if *asked > late {

@@ -132,7 +132,7 @@ fn judge_exclusion(
     case: &mut Case,
 ) {
     for other in holds.iter().filter(|other| other.owner != hold.owner) {
-        if other.asked.1 <= hold.answered.1 || other.answered.1 >= hold.released {
+        if other.token <= hold.token || other.answered.1 >= hold.released {
             continue;
         }
         let lease = leases.get(&hold.lease);

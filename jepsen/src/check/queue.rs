@@ -2,7 +2,8 @@
 //!
 //! Q1: no job is accepted as finished twice. Q2: the tokens of a job's claims are
 //! different and grow, nobody gets a job while another one certainly holds it,
-//! and the completion of a claim that was followed by another one is refused.
+//! the completion of a claim that was followed by another one is refused, and
+//! that of a claim whose lease certainly lives is not.
 //! Q3: a worker that is told that the queue is empty (a failure that begins with
 //! `empty`) must not be told so while a job is there that was acknowledged and
 //! that nobody ever took. Q4: attempts that were refused are counted and noted.
@@ -41,6 +42,8 @@ struct Claimed {
 struct Finished {
     token: u64,
     asked: (u64, u64),
+    /// When the store said that the claim is gone.
+    refused: Option<u64>,
     accepted: Option<bool>,
     events: Vec<u64>,
 }
@@ -58,6 +61,7 @@ pub fn check(history: &History, context: &Context) -> Verdict {
         refused += job.finishes.iter().filter(|f| f.accepted == Some(false)).count();
         judge_finishes(name, job, &mut case);
         judge_claims(name, job, &leases, context, &mut case);
+        judge_refusals(name, job, &leases, context, &mut case);
     }
     judge_empty(history, &operations, &jobs, &leases, context, &mut case);
     case.judged.keys = jobs.len() as u64;
@@ -72,12 +76,16 @@ pub fn check(history: &History, context: &Context) -> Verdict {
 fn collect<'a>(operations: &[Operation<'a>], case: &mut Case) -> BTreeMap<(&'a str, &'a str), Job> {
     let mut jobs: BTreeMap<(&str, &str), Job> = BTreeMap::new();
     for operation in operations {
+        if let Op::Enqueue(enqueue) = &operation.invoke.op
+            && operation.outcome() != Outcome::Fail
+        {
+            let job = jobs.entry((&enqueue.queue, &enqueue.job)).or_default();
+            job.enqueued = operation.ok().map(|(event, _)| event.index);
+        }
+    }
+    for operation in operations {
         let asked = (operation.invoke.index, operation.invoke.time);
         match (&operation.invoke.op, operation.ok()) {
-            (Op::Enqueue(enqueue), _) if operation.outcome() != Outcome::Fail => {
-                let job = jobs.entry((&enqueue.queue, &enqueue.job)).or_default();
-                job.enqueued = operation.ok().map(|(event, _)| event.index);
-            }
             (Op::Claim(claim), Some((event, Op::Claim(done)))) => {
                 let Some(name) = done.job.as_deref() else { continue };
                 let Some(job) = jobs.get_mut(&(claim.queue.as_str(), name)) else {
@@ -100,8 +108,10 @@ fn collect<'a>(operations: &[Operation<'a>], case: &mut Case) -> BTreeMap<(&'a s
                     (_, Outcome::Fail) => Some(false),
                     _ => None,
                 };
+                let refused = done.filter(|_| accepted == Some(false));
+                let refused = refused.map(|(event, _)| event.time);
                 let (token, events) = (finish.token, operation.indices());
-                let finished = Finished { token, asked, accepted, events };
+                let finished = Finished { token, asked, refused, accepted, events };
                 jobs.entry(key).or_default().finishes.push(finished);
             }
             _ => {}
@@ -141,8 +151,7 @@ fn judge_claims(
 ) {
     for (place, one) in job.claims.iter().enumerate() {
         for other in job.claims.iter().skip(place + 1) {
-            let (first, second) =
-                if one.asked.0 < other.asked.0 { (one, other) } else { (other, one) };
+            let (first, second) = if one.token < other.token { (one, other) } else { (other, one) };
             let events =
                 || vec![first.asked.0, first.answered.0, second.asked.0, second.answered.0];
             if first.token == second.token {
@@ -150,12 +159,10 @@ fn judge_claims(
                 case.violation("Q2", events(), text);
                 continue;
             }
-            if first.answered.0 > second.asked.0 {
-                continue;
-            }
-            if second.token < first.token {
+            if second.answered.0 < first.asked.0 {
                 let text = format!("job {name:?} was given out with a lower token than before");
                 case.violation("Q2", events(), text);
+                continue;
             }
             let drift = context.clock_drift_permille;
             let lease = leases.get(&first.lease);
@@ -175,6 +182,35 @@ fn judge_claims(
     }
 }
 
+/// Q2: a claim whose lease certainly lives is not gone, unless its job is done.
+fn judge_refusals(
+    name: &str,
+    job: &Job,
+    leases: &BTreeMap<u64, lease::Lease>,
+    context: &Context,
+    case: &mut Case,
+) {
+    for finish in &job.finishes {
+        let Some(refused) = finish.refused else { continue };
+        let claim = job.claims.iter().find(|claim| claim.token == finish.token);
+        let Some(claim) = claim.filter(|claim| claim.answered.0 < finish.asked.0) else { continue };
+        let lease = leases.get(&claim.lease);
+        let drift = context.clock_drift_permille;
+        let until = lease.and_then(|lease| lease.certain_until(refused, drift));
+        let again = job
+            .finishes
+            .iter()
+            .any(|other| other.token == finish.token && other.asked.0 < finish.asked.0);
+        if !again && until.is_some_and(|until| refused < until) {
+            let mut events = vec![claim.asked.0, claim.answered.0];
+            events.extend(&finish.events);
+            let text =
+                format!("{:?} lost its claim of job {name:?}, with a live lease", claim.worker);
+            case.violation("Q2", events, text);
+        }
+    }
+}
+
 /// Q3 and Q5: a queue that is said to be empty has no job that can be taken.
 fn judge_empty(
     history: &History,
@@ -185,9 +221,15 @@ fn judge_empty(
     case: &mut Case,
 ) {
     let faults = Faults::of(history);
-    let unknown_claims = operations.iter().any(|operation| {
-        matches!(operation.invoke.op, Op::Claim(_)) && operation.outcome() == Outcome::Info
-    });
+    // Claims without an answer may hold a job for as long as their lease lives.
+    let unknown: Vec<&lease::Lease> = operations
+        .iter()
+        .filter(|operation| operation.outcome() == Outcome::Info)
+        .filter_map(|operation| match &operation.invoke.op {
+            Op::Claim(claim) => leases.get(&claim.lease),
+            _ => None,
+        })
+        .collect();
     let mut empties = 0;
     for operation in operations {
         let Op::Claim(claim) = &operation.invoke.op else { continue };
@@ -197,6 +239,8 @@ fn judge_empty(
         }
         empties += 1;
         let asked = (operation.invoke.index, operation.invoke.time);
+        let late = context.claim_late_ms * NANOS_PER_MS;
+        let unknown_claims = unknown.iter().any(|lease| lease.may_live(asked.1, late));
         let of_queue = jobs.iter().filter(|((queue, _), _)| *queue == claim.queue);
         for ((_, name), job) in of_queue {
             let there = job.enqueued.is_some_and(|enqueued| enqueued < asked.0);
@@ -217,8 +261,7 @@ fn judge_empty(
             let lease = leases.get(&last.lease);
             let until = lease.and_then(|lease| lease.certain_until(u64::MAX, 0));
             let (Some(until), Some(quiet)) = (until, faults.quiet_since(asked.1)) else { continue };
-            if asked.1 > until.max(quiet) + context.claim_late_ms * NANOS_PER_MS && !unknown_claims
-            {
+            if asked.1 > until.max(quiet) + late && !unknown_claims {
                 let text = format!("job {name:?} of a dead worker is not given out again");
                 case.violation("Q5", events, text);
             }

@@ -1,6 +1,6 @@
 //! Revisions that no acknowledged transaction has: what made them?
 
-use super::facts::{Evidence, Fact, Facts, Seen};
+use super::facts::{Evidence, Fact, Facts, Other, Seen};
 use super::state::{LogChange, State};
 use super::{Entry, Replay, Source, is_open, short, show};
 use crate::history::{Action, Outcome};
@@ -69,7 +69,7 @@ impl<'a> Replay<'_, 'a> {
         if let Some(entry) = self.explain_by_unknown(revision, evidence) {
             return entry;
         }
-        if facts.others.contains_key(&revision) || !evidence.keys.keys().any(|k| self.owns(k)) {
+        if self.other(revision).is_some() || !evidence.keys.keys().any(|k| self.owns(k)) {
             return self.take(revision, evidence, Source::Unknown);
         }
         if let Some(entry) = self.explain_by_leases(revision, evidence) {
@@ -79,6 +79,14 @@ impl<'a> Replay<'_, 'a> {
             self.unexplained(revision, evidence);
         }
         self.take(revision, evidence, Source::Unknown)
+    }
+
+    /// An operation other than a transaction whose own revision this is. To
+    /// revoke a lease without keys takes none: its reply shows another's.
+    fn other(&self, revision: u64) -> Option<Other> {
+        let other = self.facts.others.get(&revision).copied()?;
+        let idle = other.revoked.is_some_and(|lease| self.state.attached(lease).is_empty());
+        (!idle).then_some(other)
     }
 
     fn owns(&self, key: &str) -> bool {
@@ -245,7 +253,7 @@ impl<'a> Replay<'_, 'a> {
             self.state.settle(key, after);
             changes.push(LogChange { key, before, after });
         }
-        let source = match self.facts.others.get(&revision) {
+        let source = match self.other(revision) {
             Some(other) => Source::Operation(other.event),
             None => source,
         };
@@ -254,7 +262,7 @@ impl<'a> Replay<'_, 'a> {
 
     /// A revision that nobody has seen anything of.
     fn explain_without_trace(&mut self, revision: u64) -> Entry<'a> {
-        if let Some(other) = self.facts.others.get(&revision) {
+        if let Some(other) = self.other(revision) {
             let (event, revoked) = (other.event, other.revoked);
             let changes = revoked.map(|lease| self.end_lease(lease)).unwrap_or_default();
             return Entry { changes, source: Source::Operation(event), sure: true };

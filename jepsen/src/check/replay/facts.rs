@@ -64,6 +64,8 @@ pub(super) struct Facts<'a> {
     /// What watches of all keys went through.
     pub(super) covered: Vec<Passed>,
     pub(super) compactions: Vec<Compaction>,
+    /// The events of faults.
+    pub(super) faults: Vec<u64>,
     pub(super) newest: u64,
 }
 
@@ -92,6 +94,7 @@ impl<'a> Facts<'a> {
             let floor = floors.get(&operation.invoke.index).copied().unwrap_or_default();
             facts.add(operation, floor);
         }
+        facts.faults = history.faults().map(|(event, _)| event.index).collect();
         facts.acked.sort_unstable();
         facts.reads.sort_unstable();
         facts.collect_evidence(history, context);
@@ -156,6 +159,9 @@ impl<'a> Facts<'a> {
         if outcome == Outcome::Fail || !takes_revision(&operation.invoke.op) {
             return;
         }
+        // Locks and claims have keys that go with a lease, at a revision that no
+        // operation has.
+        self.others_open |= matches!(operation.invoke.op, Op::LockAcquire(_) | Op::Claim(_));
         let Some((event, op)) = operation.ok() else {
             self.others_open = true;
             return;

@@ -29,7 +29,8 @@
 //! a violation.
 //!
 //! Reads of one replica's own state have to be a state that the store had; they
-//! may be old, but not older than what the same process has seen on that node.
+//! may be old, but not older than what the same process has seen on that node
+//! since the last fault.
 
 mod explain;
 mod facts;
@@ -207,29 +208,36 @@ impl<'f, 'a> Replay<'f, 'a> {
         }
     }
 
-    /// Reads of one replica's own state: for a process, never back on a node.
+    /// Reads of one replica's own state: for a process, never back on a node. A
+    /// fault in between may have taken the node's newest state, which it then
+    /// gets back from its log.
     ///
     /// Writes do not count: a replica passes them on, and the reply does not wait
     /// until its own state has them.
     fn judge_sessions(&mut self) {
         let mut newest: HashMap<(Process, u64), (u64, u64)> = HashMap::new();
+        let mut faults = self.facts.faults.iter().peekable();
         let reads = self.facts.txns.iter().filter(|fact| {
             fact.txn.is_read() && fact.txn.compares.is_empty() && fact.txn.success.len() == 1
         });
-        for fact in reads {
-            let (Some(reply), Some((event, _))) = (fact.reply, fact.operation.ok()) else {
-                continue;
-            };
+        let mut answers: Vec<_> = reads
+            .filter_map(|fact| Some((fact.operation.ok()?.0, fact.reply?.revision)))
+            .collect();
+        answers.sort_unstable_by_key(|(event, _)| event.index);
+        for (event, revision) in answers {
+            while faults.next_if(|fault| **fault < event.index).is_some() {
+                newest.clear();
+            }
             let Some(node) = event.node else { continue };
             let seen = newest.entry((event.process, node)).or_default();
-            if reply.revision < seen.0 {
+            if revision < seen.0 {
                 let text = format!(
-                    "process {} saw revision {} of node {node} after revision {}",
-                    event.process, reply.revision, seen.0
+                    "process {} saw revision {revision} of node {node} after revision {}",
+                    event.process, seen.0
                 );
                 self.case.violation("session", vec![seen.1, event.index], text);
             } else {
-                *seen = (reply.revision, event.index);
+                *seen = (revision, event.index);
             }
         }
     }
@@ -321,7 +329,7 @@ impl<'f, 'a> Replay<'f, 'a> {
             self.case.violation("form", fact.operation.indices(), text);
         }
         for ((action, expected), got) in actions.iter().zip(&expected).zip(&reply.results) {
-            if let Some(wrong) = self.state.judge(action, expected, got) {
+            if let Some(wrong) = self.state.judge(action, expected, got, &changes) {
                 self.mismatch(fact, at, what, &wrong);
             }
         }

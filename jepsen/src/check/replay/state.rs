@@ -198,6 +198,7 @@ impl<'a> State<'a> {
         action: &'a Action,
         expected: &Expected<'a>,
         reply: &'a ActionReply,
+        written: &[LogChange<'a>],
     ) -> Option<Mismatch<'a>> {
         match (action, expected, reply) {
             (Action::Put { key, .. }, Expected::Put { prev }, ActionReply::Put { prev: got }) => {
@@ -229,7 +230,8 @@ impl<'a> State<'a> {
                 let doubts = self.doubts_in(key, end.as_deref());
                 let got: Vec<_> = got.iter().map(|kv| (kv.key.as_str(), Record::of(kv))).collect();
                 if !doubts.is_empty() {
-                    return self.judge_in_doubt(&doubts, kvs, &got, *limit, *more);
+                    let cut = *limit != 0 || *more;
+                    return self.judge_in_doubt(&doubts, kvs, &got, cut, written);
                 }
                 if let Some(wrong) = first_difference(kvs, &got) {
                     return Some(wrong);
@@ -257,17 +259,19 @@ impl<'a> State<'a> {
         doubts: &[&'a str],
         kvs: &[(&'a str, Record<'a>)],
         got: &[(&'a str, Record<'a>)],
-        limit: u64,
-        more: bool,
+        cut: bool,
+        written: &[LogChange<'a>],
     ) -> Option<Mismatch<'a>> {
-        if limit != 0 || more {
+        if cut {
             return None;
         }
         let sure = |list: &[(&'a str, Record<'a>)]| -> Vec<_> {
             list.iter().filter(|(key, _)| !doubts.contains(key)).copied().collect()
         };
         let wrong = first_difference(&sure(kvs), &sure(got));
-        for key in doubts {
+        // What the transaction writes itself hides what was there.
+        let own = |key: &str| written.iter().any(|change| change.key == key);
+        for key in doubts.iter().filter(|key| !own(key)) {
             let read = got.iter().find(|(found, _)| found == key).map(|(_, record)| *record);
             self.settle(key, read);
         }
