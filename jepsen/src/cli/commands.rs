@@ -107,7 +107,8 @@ fn carry_out(plan: &Plan, out: &Path, images: &Path) -> Result<Outcome> {
     let place = Place::make(out, &name, images)?;
     plan.save(&place.dir)?;
     tell(&format!("{name}: {:?} thresholds, tls {}, {}", plan.sizes, plan.tls, plan.version));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
     let runtime = runtime.context("start the runtime")?;
     let ran = runtime.block_on(async {
         let interrupt = CancellationToken::new();

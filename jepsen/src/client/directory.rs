@@ -44,10 +44,7 @@ impl Directory {
 
     /// New connections to all of them.
     pub(crate) fn all(&self) -> Vec<Raw> {
-        self.nodes()
-            .iter()
-            .filter_map(|(id, endpoint)| self.raw(*id, endpoint).ok())
-            .collect()
+        self.nodes().iter().filter_map(|(id, endpoint)| self.raw(*id, endpoint).ok()).collect()
     }
 
     /// Who leads, as most of those who answer within `timeout` say.

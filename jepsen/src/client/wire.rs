@@ -112,7 +112,12 @@ pub(crate) fn reply(response: v1::TxnResponse) -> TxnReply {
     TxnReply {
         revision: revision(response.header.as_ref()),
         succeeded: response.succeeded,
-        results: response.responses.into_iter().filter_map(|one| one.response).map(result).collect(),
+        results: response
+            .responses
+            .into_iter()
+            .filter_map(|one| one.response)
+            .map(result)
+            .collect(),
     }
 }
 

@@ -48,7 +48,8 @@ pub(crate) fn split(kinds: &str, abilities: &Abilities) -> Result<(Vec<String>, 
             "none" => {}
             "mix" => {
                 let all = KINDS.iter().map(|(name, _)| *name);
-                wanted.extend(all.filter(|name| !matches!(*name, "none" | "mix")).map(str::to_owned));
+                wanted
+                    .extend(all.filter(|name| !matches!(*name, "none" | "mix")).map(str::to_owned));
             }
             kind => wanted.push(kind.to_owned()),
         }
@@ -93,7 +94,11 @@ fn length(fault: &Fault, rng: &mut StdRng) -> u64 {
     match fault {
         // Down for long enough to need a snapshot, or back at once.
         Fault::Kill { .. } | Fault::PowerCut { .. } => {
-            if rng.random_bool(0.3) { rng.random_range(0..300) } else { rng.random_range(500..6_000) }
+            if rng.random_bool(0.3) {
+                rng.random_range(0..300)
+            } else {
+                rng.random_range(500..6_000)
+            }
         }
         Fault::Pause { .. } => rng.random_range(300..5_000),
         Fault::Clock { .. } => rng.random_range(1_000..6_000),

@@ -123,7 +123,8 @@ impl Shape {
     /// The links that are cut, each from one id to another, of `ids` that there
     /// are.
     pub(crate) fn links(self, ids: &[u64], leader: Option<u64>) -> Vec<(u64, u64)> {
-        let all = || ids.iter().flat_map(|a| ids.iter().map(move |b| (*a, *b))).filter(|(a, b)| a != b);
+        let all =
+            || ids.iter().flat_map(|a| ids.iter().map(move |b| (*a, *b))).filter(|(a, b)| a != b);
         let one = |index| Who::One(index).among(ids, leader).first().copied().unwrap_or_default();
         let leading = Who::Leader.among(ids, leader).first().copied().unwrap_or_default();
         let between = |group: &[u64]| -> Vec<(u64, u64)> {
@@ -133,7 +134,8 @@ impl Shape {
             Self::IsolateLeader => between(&[leading]),
             Self::Isolate(index) => between(&[one(index)]),
             Self::Halves(index) => {
-                let half: Vec<u64> = (0..ids.len() as u64 / 2).map(|step| one(index + step)).collect();
+                let half: Vec<u64> =
+                    (0..ids.len() as u64 / 2).map(|step| one(index + step)).collect();
                 between(&half)
             }
             Self::Ring => {
@@ -183,7 +185,11 @@ impl Fault {
     pub(crate) fn is_momentary(&self) -> bool {
         matches!(
             self,
-            Self::Transfer | Self::Rolling | Self::Replace { .. } | Self::Compact | Self::Grow { .. }
+            Self::Transfer
+                | Self::Rolling
+                | Self::Replace { .. }
+                | Self::Compact
+                | Self::Grow { .. }
         )
     }
 }

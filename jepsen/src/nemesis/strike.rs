@@ -74,8 +74,7 @@ impl Nemesis {
                 return;
             }
             let fault = &episodes[index].fault;
-            let done =
-                if starts { self.start(index, fault).await } else { self.stop(index).await };
+            let done = if starts { self.start(index, fault).await } else { self.stop(index).await };
             if let Err(error) = done {
                 self.note(fault, FaultPhase::Skipped, &[], &[("error", format!("{error:#}"))]);
             }
@@ -147,11 +146,14 @@ impl Nemesis {
         if !fault.is_momentary() {
             self.note(fault, FaultPhase::Start, &targets, &parameters);
         }
-        let mut active = Active { fault: fault.clone(), targets: targets.clone(), slow: Vec::new() };
+        let mut active =
+            Active { fault: fault.clone(), targets: targets.clone(), slow: Vec::new() };
         match fault {
             Fault::Transfer => parameters.push(("outcome", self.transfer(&ids, leader).await)),
             Fault::Compact => parameters.push(("outcome", self.compact().await)),
-            Fault::Grow { bytes } => parameters.push(("grown", self.grow(*bytes).await.to_string())),
+            Fault::Grow { bytes } => {
+                parameters.push(("grown", self.grow(*bytes).await.to_string()))
+            }
             Fault::Rolling => self.roll(&ids).await?,
             Fault::Replace { .. } => {
                 let mut replaced = Vec::new();
@@ -392,9 +394,17 @@ fn parameters_of(fault: &Fault) -> Vec<(&'static str, String)> {
         return Vec::new();
     };
     let mut parameters = Vec::new();
-    for name in
-        ["who", "shape", "permille", "ms", "jitter_ms", "seconds", "free_bytes", "writes_per_second", "part"]
-    {
+    for name in [
+        "who",
+        "shape",
+        "permille",
+        "ms",
+        "jitter_ms",
+        "seconds",
+        "free_bytes",
+        "writes_per_second",
+        "part",
+    ] {
         if let Some(value) = fields.get(name) {
             parameters.push((name, value.to_string()));
         }

@@ -33,7 +33,10 @@ impl LinkFaults {
                  map lossy { type ipv4_addr . ipv4_addr : verdict; }\n",
             );
             for loss in LOSSES {
-                let _ = writeln!(table, " chain lose{loss} {{ numgen random mod 1000 < {loss} drop; }}");
+                let _ = writeln!(
+                    table,
+                    " chain lose{loss} {{ numgen random mod 1000 < {loss} drop; }}"
+                );
             }
             table.push_str(
                 " chain between { type filter hook forward priority -300; policy accept; \
@@ -96,15 +99,22 @@ impl LinkFaults {
 
     fn install(&self) -> Result<()> {
         ensure!(self.available, "links cannot be cut here");
-        let mut script = String::from("flush set bridge jepsen cut\nflush map bridge jepsen lossy\n");
+        let mut script =
+            String::from("flush set bridge jepsen cut\nflush map bridge jepsen lossy\n");
         let cut: BTreeSet<&Link> = self.cut.values().flatten().collect();
         for (from, to) in &cut {
             let _ = writeln!(script, "add element bridge jepsen cut {{ {from} . {to} }}");
         }
-        let lossy: BTreeMap<&Link, u16> =
-            self.lossy.values().flat_map(|(links, loss)| links.iter().map(|link| (link, *loss))).collect();
+        let lossy: BTreeMap<&Link, u16> = self
+            .lossy
+            .values()
+            .flat_map(|(links, loss)| links.iter().map(|link| (link, *loss)))
+            .collect();
         for ((from, to), loss) in lossy {
-            let _ = writeln!(script, "add element bridge jepsen lossy {{ {from} . {to} : jump lose{loss} }}");
+            let _ = writeln!(
+                script,
+                "add element bridge jepsen lossy {{ {from} . {to} : jump lose{loss} }}"
+            );
         }
         tool::run_with_input("nft", &["-f", "-"], &script).context("change the links")?;
         Ok(())

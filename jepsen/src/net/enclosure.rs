@@ -100,7 +100,10 @@ impl Enclosure {
             .stdin(Stdio::null())
             .status()
             .context("start inside of the enclosure")?;
-        Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+        Ok(status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .map_or(ExitCode::FAILURE, ExitCode::from))
     }
 }
 

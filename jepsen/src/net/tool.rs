@@ -43,7 +43,7 @@ pub(crate) fn run_with_input(program: &str, arguments: &[&str], input: &str) -> 
 /// Whether a program of this name is on the path.
 pub(crate) fn exists(program: &str) -> bool {
     let Some(path) = std::env::var_os("PATH") else { return false };
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| {
-        dir.join(program).is_file()
-    })
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(program).is_file())
 }

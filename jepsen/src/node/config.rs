@@ -47,7 +47,8 @@ pub(super) fn write(node: &Node, common: &Common, membership: &Membership<'_>) -
     if let Some(certificates) = &common.certificates {
         let file = |name: String| certificates.file(&name).display().to_string();
         let mut client = Table::new();
-        client.insert("certificate".to_owned(), file(format!("node-{}-client.pem", node.id)).into());
+        client
+            .insert("certificate".to_owned(), file(format!("node-{}-client.pem", node.id)).into());
         client.insert("key".to_owned(), file(format!("node-{}-client.key", node.id)).into());
         client.insert("client_roots".to_owned(), file("client-ca.pem".to_owned()).into());
         client.insert("client_certificate_required".to_owned(), true.into());

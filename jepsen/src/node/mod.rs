@@ -172,10 +172,7 @@ impl Nodes {
 
     /// The words of `--initial-cluster` for the founders.
     pub(crate) fn initial_cluster(&self) -> Vec<String> {
-        self.founders
-            .iter()
-            .map(|id| config::member(*id, self.network.address(*id)))
-            .collect()
+        self.founders.iter().map(|id| config::member(*id, self.network.address(*id))).collect()
     }
 
     /// Asks all to stop, and kills who does not within `timeout`.

@@ -77,7 +77,9 @@ pub(crate) fn judge(dir: &Path) -> Result<Outcome> {
     }
     let word = if verdicts.iter().any(Verdict::is_violation) {
         Word::Violation
-    } else if verdicts.is_empty() || verdicts.iter().any(|one| !one.is_valid()) || !troubles.is_empty()
+    } else if verdicts.is_empty()
+        || verdicts.iter().any(|one| !one.is_valid())
+        || !troubles.is_empty()
     {
         Word::Unknown
     } else {

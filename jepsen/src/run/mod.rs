@@ -4,10 +4,10 @@
 mod judge;
 mod observe;
 mod phases;
-mod plan;
 mod place;
+mod plan;
 
 pub(crate) use judge::{Outcome, Word, judge, keep};
 pub(crate) use phases::{run, version_of};
-pub(crate) use plan::Plan;
 pub(crate) use place::Place;
+pub(crate) use plan::Plan;

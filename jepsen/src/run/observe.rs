@@ -92,7 +92,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 pub(crate) async fn keep_metrics(address: &str, file: &Path) {
     let reading = async {
         let mut stream = tokio::net::TcpStream::connect(address).await?;
-        let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut text = Vec::new();
         stream.take(METRICS_BYTES_MAX).read_to_end(&mut text).await?;

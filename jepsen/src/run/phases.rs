@@ -117,7 +117,8 @@ impl Running {
         interrupt: &CancellationToken,
     ) -> Result<Ran> {
         let mut troubles = Vec::new();
-        let mut context = check::Context { base_revision: self.base_revision, ..Default::default() };
+        let mut context =
+            check::Context { base_revision: self.base_revision, ..Default::default() };
         workload.describe(&mut context);
         let over = CancellationToken::new();
         let watchers = self.watch_everything(&over);
@@ -360,7 +361,8 @@ async fn formed(raws: &[Raw]) -> Result<u64> {
     let mut leaders = Vec::new();
     for raw in raws {
         let status = raw.status(Duration::from_secs(1)).await;
-        let status = status.map_err(|failure| anyhow::anyhow!("{}: {}", raw.node, failure.text()))?;
+        let status =
+            status.map_err(|failure| anyhow::anyhow!("{}: {}", raw.node, failure.text()))?;
         ensure!(status.leader != 0, "replica {} knows no leader", raw.node);
         leaders.push(status.leader);
         revision = revision.max(status.header.map_or(0, |header| header.revision));

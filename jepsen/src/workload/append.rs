@@ -154,10 +154,9 @@ fn lists_of(keys: &[&String], reply: &TxnReply) -> BTreeMap<String, List> {
     let mut lists = BTreeMap::new();
     for (key, result) in keys.iter().zip(&reply.results) {
         let list = match result {
-            ActionReply::Range { kvs, .. } => kvs.first().map(|kv| List {
-                value: kv.value.clone(),
-                modified: kv.modified,
-            }),
+            ActionReply::Range { kvs, .. } => {
+                kvs.first().map(|kv| List { value: kv.value.clone(), modified: kv.modified })
+            }
             _ => None,
         };
         lists.insert((*key).clone(), list.unwrap_or_default());

@@ -11,9 +11,7 @@ use anyhow::Result;
 use async_trait::async_trait;
 use keelstone_client::Client;
 use keelstone_jepsen::check;
-use keelstone_jepsen::history::{
-    Action, ActionReply, CounterAdd, CounterRead, Op, Txn, TxnReply,
-};
+use keelstone_jepsen::history::{Action, ActionReply, CounterAdd, CounterRead, Op, Txn, TxnReply};
 use keelstone_proto::v1;
 use keelstone_proto::v1::sessions_client::SessionsClient;
 use rand::Rng as _;
@@ -197,7 +195,8 @@ async fn persist(
                 if !sure {
                     doubt = Some(failure.clone());
                 }
-                let lost = matches!(failure.reason.as_str(), "session_not_found" | "reply_forgotten");
+                let lost =
+                    matches!(failure.reason.as_str(), "session_not_found" | "reply_forgotten");
                 if Instant::now() > until || lost {
                     return Err(doubt.unwrap_or(failure));
                 }
@@ -218,7 +217,8 @@ fn total_after(reply: &TxnReply) -> Option<u64> {
 async fn read(actor: &mut Actor, counter: u64) -> Result<(), Failure> {
     let op = CounterRead { counter: key(counter), ..CounterRead::default() };
     let asked = op.clone();
-    let txn = Txn { success: vec![Action::get(key(counter))], linearizable: true, ..Txn::default() };
+    let txn =
+        Txn { success: vec![Action::get(key(counter))], linearizable: true, ..Txn::default() };
     let attempt = |raw: Raw, timeout| async move { send(&raw, timeout, &txn).await };
     let done = |reply: &TxnReply| {
         let total = match reply.results.first() {

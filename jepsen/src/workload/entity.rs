@@ -146,9 +146,8 @@ async fn read_until_done(caller: &mut Caller, client: &Client, entity: u64) -> R
 /// What each section has; a document that cannot be understood has sections that
 /// nobody wrote.
 fn sections(entity: &Entity) -> BTreeMap<String, String> {
-    parse(&entity.document).unwrap_or_else(|error| {
-        BTreeMap::from([("unreadable".to_owned(), format!("{error:#}"))])
-    })
+    parse(&entity.document)
+        .unwrap_or_else(|error| BTreeMap::from([("unreadable".to_owned(), format!("{error:#}"))]))
 }
 
 fn parse(document: &[u8]) -> Result<BTreeMap<String, String>> {

@@ -207,8 +207,7 @@ async fn hold(
         .when(Compare::created_at(lock.as_str(), Revision::new(token)))
         .then(Step::delete(lock.as_str()))
         .commit();
-    let done =
-        |reply: &TxnReply| reply.succeeded.then(|| Op::LockRelease(asked.clone()));
+    let done = |reply: &TxnReply| reply.succeeded.then(|| Op::LockRelease(asked.clone()));
     caller.operation(Op::LockRelease(asked.clone()), call, done).await.ok();
     keep.revoke().await.ok();
 }

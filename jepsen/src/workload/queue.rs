@@ -129,12 +129,8 @@ async fn live(world: &World, actor: &mut Actor, name: &str, lease: u64) {
 type Claimed = (String, u64);
 
 async fn claim(actor: &mut Actor, worker: &str, lease: u64) -> Result<Claimed, Failure> {
-    let asked = Claim {
-        queue: QUEUE.to_owned(),
-        worker: worker.to_owned(),
-        lease,
-        ..Claim::default()
-    };
+    let asked =
+        Claim { queue: QUEUE.to_owned(), worker: worker.to_owned(), lease, ..Claim::default() };
     let answered = asked.clone();
     let (choice, worker) = (actor.rng.random(), worker.to_owned());
     let attempt = |raw: Raw, timeout| take(raw, timeout, worker, lease, choice);

@@ -41,7 +41,8 @@ impl Workload for Watching {
     fn start(&self, world: &Arc<World>) -> Vec<JoinHandle<()>> {
         let writers = (0..world.clients)
             .map(|index| tokio::spawn(writer(Arc::clone(world), world.actor(index))));
-        let roaming = (0..ROAMING).map(|index| follow(world, roaming(index), world.stop.clone()).task);
+        let roaming =
+            (0..ROAMING).map(|index| follow(world, roaming(index), world.stop.clone()).task);
         let late = tokio::spawn(late(Arc::clone(world)));
         writers.chain(roaming).chain([late]).collect()
     }

@@ -220,9 +220,8 @@ impl<'f, 'a> Replay<'f, 'a> {
         let reads = self.facts.txns.iter().filter(|fact| {
             fact.txn.is_read() && fact.txn.compares.is_empty() && fact.txn.success.len() == 1
         });
-        let mut answers: Vec<_> = reads
-            .filter_map(|fact| Some((fact.operation.ok()?.0, fact.reply?.revision)))
-            .collect();
+        let mut answers: Vec<_> =
+            reads.filter_map(|fact| Some((fact.operation.ok()?.0, fact.reply?.revision))).collect();
         answers.sort_unstable_by_key(|(event, _)| event.index);
         for (event, revision) in answers {
             while faults.next_if(|fault| **fault < event.index).is_some() {
