@@ -6,8 +6,11 @@ use super::{Place, Plan};
 use crate::workload;
 use anyhow::{Context as _, Result};
 use keelstone_jepsen::check::{self, Verdict};
-use keelstone_jepsen::history::History;
+use keelstone_jepsen::history::{History, write_edn};
+use keelstone_jepsen::report;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
 /// One word for a run.
@@ -85,8 +88,39 @@ pub(crate) fn judge(dir: &Path) -> Result<Outcome> {
     } else {
         Word::Valid
     };
-    let outcome = Outcome { word, verdicts, troubles, skipped: plan.skipped };
+    let outcome = Outcome { word, verdicts, troubles, skipped: plan.skipped.clone() };
     let text = serde_json::to_string_pretty(&outcome).context("write the verdict")?;
     std::fs::write(dir.join("results.json"), text).context("write the verdict")?;
+    report::write(dir, &told(&plan, &outcome, dir), &history).context("write the report")?;
+    let edn = File::create(dir.join("history.edn")).context("write the history as EDN")?;
+    let mut edn = BufWriter::new(edn);
+    let written = write_edn(history.events(), &mut edn).and_then(|()| edn.flush());
+    written.context("write the history as EDN")?;
     Ok(outcome)
+}
+
+/// What the report says of a run.
+fn told(plan: &Plan, outcome: &Outcome, dir: &Path) -> report::Run {
+    let name = dir.file_name().map(|name| name.to_string_lossy().into_owned());
+    let fact = |name: &str, text: String| (name.to_owned(), text);
+    report::Run {
+        name: name.unwrap_or_else(|| format!("{}-{}", plan.workload, plan.nemesis)),
+        workload: plan.workload.clone(),
+        nemesis: plan.nemesis.clone(),
+        seed: plan.seed,
+        command: plan.command.clone(),
+        facts: vec![
+            fact("version", plan.version.clone()),
+            fact("program", plan.binary.display().to_string()),
+            fact("harness", env!("CARGO_PKG_VERSION").to_owned()),
+            fact("replicas", plan.nodes.to_string()),
+            fact("clients", format!("{} at {} operations a second", plan.clients, plan.rate)),
+            fact("kept apart by", plan.enclosure.clone()),
+            fact("thresholds", format!("{:?}", plan.sizes)),
+            fact("tls", plan.tls.to_string()),
+        ],
+        verdicts: outcome.verdicts.clone(),
+        troubles: outcome.troubles.clone(),
+        skipped: outcome.skipped.clone(),
+    }
 }
