@@ -133,6 +133,16 @@ fn show(outcome: &Outcome, plan: &Plan, dir: &Path) {
     for trouble in &outcome.troubles {
         print(&format!("trouble: {trouble}"));
     }
+    let faults: Vec<String> = outcome
+        .faults
+        .iter()
+        .filter(|(_, done)| done.done + done.not > 0)
+        .map(|(kind, done)| match done.not {
+            0 => format!("{kind} {}", done.done),
+            not => format!("{kind} {} (and {not} that could not be done)", done.done),
+        })
+        .collect();
+    print(&format!("faults: {}", faults.join(", ")));
     for skipped in &outcome.skipped {
         print(&format!("SKIPPED: {skipped} (this machine cannot do it)"));
     }

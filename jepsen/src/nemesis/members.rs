@@ -18,54 +18,58 @@ const PROMOTION: Duration = Duration::from_secs(20);
 const RECOVERY: Duration = Duration::from_secs(4);
 
 impl Nemesis {
-    /// Puts a new member in the place of `old`, which leaves for good. Says how
-    /// far that came.
-    pub(super) async fn replace(&mut self, old: u64) -> String {
-        match self.try_replace(old).await {
-            Ok(new) => format!("replaced by {new}"),
-            Err(error) => format!("{error:#}"),
-        }
-    }
-
-    async fn try_replace(&mut self, old: u64) -> Result<u64> {
-        let new = self.next_id;
+    /// Puts a new member in the place of `old`, which leaves for good; its id.
+    ///
+    /// # Errors
+    ///
+    /// Fails with how far it came. Both may be members then.
+    pub(super) async fn replace(&mut self, old: u64) -> Result<u64> {
+        // What it is called until the cluster gives it an id.
+        let made = self.next_id;
         self.next_id += 1;
         let (address, endpoint) = {
             let mut nodes = self.nodes.lock().await;
-            tokio::task::block_in_place(|| nodes.add_joining(new))?;
+            tokio::task::block_in_place(|| nodes.add_joining(made))?;
             // It has to be reachable to be added.
-            nodes.start(new)?;
-            (nodes.address(new), nodes.node(new)?.endpoint())
+            nodes.start(made)?;
+            (nodes.address(made), nodes.node(made)?.endpoint())
         };
         let added = self
-            .change(MemberAction::Add, new, |raw| async move {
+            .change(MemberAction::Add, 0, |raw| async move {
                 let request = v1::MemberAddRequest {
-                    id: new,
                     peer_address: format!("{address}:{PEER_PORT}"),
                     client_address: format!("{address}:{CLIENT_PORT}"),
                     promote: true,
                     ..v1::MemberAddRequest::default()
                 };
                 let mut cluster = raw.cluster();
-                once(CALL, cluster.add(within(CALL, request))).await.map(|_| ())
+                Ok(once(CALL, cluster.add(within(CALL, request))).await?.id)
             })
             .await;
-        if let Err(failure) = added {
-            // It may have been added; then it is a learner that never comes.
-            let mut nodes = self.nodes.lock().await;
-            let node = nodes.node(new)?;
-            node.retire();
-            node.kill()?;
-            anyhow::bail!("not added: {}", failure.text());
-        }
+        let new = match added {
+            Ok(new) => new,
+            Err(failure) => {
+                // It may have been added; then it is a learner that never comes.
+                let mut nodes = self.nodes.lock().await;
+                let node = nodes.node(made)?;
+                node.retire();
+                node.kill()?;
+                anyhow::bail!("not added: {}", failure.text());
+            }
+        };
+        self.nodes.lock().await.rename(made, new);
         if !self.becomes_voter(new).await {
             anyhow::bail!("{new} is no voter after {PROMOTION:?}; {old} stays");
         }
+        // It may lead from now on.
+        let mut known = self.directory.nodes();
+        known.push((new, endpoint));
+        self.directory.replace(known);
         let removed = self
             .change(MemberAction::Remove, old, |raw| async move {
                 let request = v1::MemberRemoveRequest { id: old, force: true };
                 let mut cluster = raw.cluster();
-                once(CALL, cluster.remove(within(CALL, request))).await.map(|_| ())
+                once(CALL, cluster.remove(within(CALL, request))).await.map(|_| old)
             })
             .await;
         if let Err(failure) = removed {
@@ -77,7 +81,6 @@ impl Nemesis {
         node.kill()?;
         let mut known = self.directory.nodes();
         known.retain(|(id, _)| *id != old);
-        known.push((new, endpoint));
         self.directory.replace(known);
         Ok(new)
     }
@@ -89,9 +92,9 @@ impl Nemesis {
         action: MemberAction,
         member: u64,
         call: impl Fn(Raw) -> F,
-    ) -> Result<(), Failure>
+    ) -> Result<u64, Failure>
     where
-        F: Future<Output = Result<(), Failure>>,
+        F: Future<Output = Result<u64, Failure>>,
     {
         let mut last = Failure::timeout();
         for _ in 0..20 {
@@ -107,9 +110,11 @@ impl Nemesis {
             let node = Some(raw.node);
             self.recorder.invoke(process, op.clone(), node);
             match call(raw.clone()).await {
-                Ok(()) => {
+                Ok(member) => {
+                    // Whom it was done to may be known only now.
+                    let op = Op::MemberChange(MemberChange { action, member });
                     self.recorder.ok(process, op, node);
-                    return Ok(());
+                    return Ok(member);
                 }
                 Err(failure) if failure.class == Class::Fail => {
                     self.recorder.fail(process, op, node, failure.text());
@@ -150,20 +155,21 @@ impl Nemesis {
             }
             let ended = {
                 let mut nodes = self.nodes.lock().await;
-                nodes.node(id).is_ok_and(|node| !node.unasked_exits().is_empty())
+                nodes.node(id).is_ok_and(|node| {
+                    !node.is_running() || !node.unasked_exits().is_empty()
+                })
             };
             if ended && !self.is_held_down(id) {
-                let outcome = self.try_replace(id).await;
-                if outcome.is_ok() {
-                    self.damaged.remove(&id);
-                }
-                let outcome = match outcome {
-                    Ok(new) => format!("replaced by {new}"),
-                    Err(error) => format!("{error:#}"),
+                let (phase, outcome) = match self.replace(id).await {
+                    Ok(new) => {
+                        self.damaged.remove(&id);
+                        (FaultPhase::Once, format!("replaced by {new}"))
+                    }
+                    Err(error) => (FaultPhase::Skipped, format!("{error:#}")),
                 };
                 let fault = Fault::Replace { who: Who::One(id) };
                 let why = ("why", "it refuses to serve from damaged files".to_owned());
-                self.note(&fault, FaultPhase::Once, &[id], &[why, ("outcome", outcome)]);
+                self.note(&fault, phase, &[id], &[why, ("outcome", outcome)]);
             }
         }
     }

@@ -143,24 +143,32 @@ impl Nemesis {
         let targets = targets_of(fault, &ids, leader);
         let mut parameters = parameters_of(fault);
         // Whatever follows happens between these two lines of the history.
-        if !fault.is_momentary() {
+        let refused = matches!(fault, Fault::Corrupt { .. }) && !self.damaged.is_empty();
+        if !fault.is_momentary() && !refused {
             self.note(fault, FaultPhase::Start, &targets, &parameters);
         }
         let mut active =
             Active { fault: fault.clone(), targets: targets.clone(), slow: Vec::new() };
         match fault {
-            Fault::Transfer => parameters.push(("outcome", self.transfer(&ids, leader).await)),
-            Fault::Compact => parameters.push(("outcome", self.compact().await)),
-            Fault::Grow { bytes } => {
-                parameters.push(("grown", self.grow(*bytes).await.to_string()))
+            Fault::Transfer => {
+                let new = self.transfer(&ids, leader).await.map_err(not_done)?;
+                parameters.push(("leader", new.to_string()));
             }
+            Fault::Compact => {
+                let below = self.compact().await.map_err(not_done)?;
+                parameters.push(("below", below.to_string()));
+            }
+            Fault::Grow { bytes } => parameters.push(("grown", self.grow(*bytes).await.to_string())),
             Fault::Rolling => self.roll(&ids).await?,
             Fault::Replace { .. } => {
-                let mut replaced = Vec::new();
                 for id in &targets {
-                    replaced.push(format!("{id}: {}", self.replace(*id).await));
+                    let new = self.replace(*id).await?;
+                    parameters.push(("replaced", format!("{id} by {new}")));
                 }
-                parameters.push(("outcome", replaced.join(", ")));
+            }
+            Fault::Corrupt { .. } if !self.damaged.is_empty() => {
+                // Damage to a majority loses data, and is not promised otherwise.
+                anyhow::bail!("replicas {:?} are still damaged", self.damaged);
             }
             Fault::Corrupt { part, place_permille, .. } => {
                 self.active.insert(index, active);
@@ -248,20 +256,21 @@ impl Nemesis {
         self.recorder.fault(history::Fault { fault, phase, targets, parameters });
     }
 
-    async fn transfer(&self, ids: &[u64], leader: Option<u64>) -> String {
+    /// Hands leadership to somebody else; who leads then.
+    async fn transfer(&self, ids: &[u64], leader: Option<u64>) -> Result<u64, Failure> {
         let others = ids.iter().filter(|id| Some(**id) != leader);
-        let Some(to) = others.max_by_key(|id| (**id + self.recorder.now()) % 7).copied() else {
-            return "nobody to lead".to_owned();
-        };
+        // 0: whoever is furthest ahead.
+        let to = others.max_by_key(|id| (**id + self.recorder.now()) % 7).copied().unwrap_or(0);
         self.on_leader(leader, |raw| async move {
             let mut cluster = raw.cluster();
-            once(CALL, cluster.transfer(within(CALL, v1::TransferRequest { to }))).await
+            let reply = once(CALL, cluster.transfer(within(CALL, v1::TransferRequest { to }))).await?;
+            Ok(reply.leader)
         })
         .await
-        .map_or_else(|failure| failure.text(), |reply| format!("{} leads", reply.leader))
     }
 
-    async fn compact(&self) -> String {
+    /// Forgets history; below which revision.
+    async fn compact(&self) -> Result<u64, Failure> {
         self.on_leader(None, |raw| async move {
             let status = raw.status(CALL).await?;
             let now = status.header.as_ref().map_or(0, |header| header.revision);
@@ -271,7 +280,6 @@ impl Nemesis {
             Ok(revision)
         })
         .await
-        .map_or_else(|failure| failure.text(), |revision| format!("below {revision}"))
     }
 
     /// Sends large writes that are never done, for their compare never holds:
@@ -357,6 +365,10 @@ impl Nemesis {
         }
         Ok(damages.join(", "))
     }
+}
+
+fn not_done(failure: Failure) -> anyhow::Error {
+    anyhow::anyhow!("not done: {}", failure.text())
 }
 
 fn cause(index: usize) -> String {

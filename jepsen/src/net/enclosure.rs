@@ -76,7 +76,12 @@ impl Enclosure {
     }
 
     fn unshare(self) -> Vec<String> {
-        let mut words = vec!["unshare"];
+        // However this process ends, what it started inside ends with it.
+        let mut words = if tool::exists("setpriv") {
+            vec!["setpriv", "--pdeathsig", "KILL", "unshare"]
+        } else {
+            vec!["unshare"]
+        };
         if self == Self::User {
             words.extend(["--user", "--map-root-user"]);
         }

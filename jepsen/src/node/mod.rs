@@ -72,6 +72,14 @@ impl Nodes {
         Ok(nodes)
     }
 
+    /// A replica that was made as `made` has been given the id `given`.
+    pub(crate) fn rename(&mut self, made: u64, given: u64) {
+        if let Some(mut node) = self.nodes.remove(&made) {
+            node.id = given;
+            self.nodes.insert(given, node);
+        }
+    }
+
     /// Makes a replica that joins the cluster when it has been added to it.
     ///
     /// # Errors
@@ -152,7 +160,7 @@ impl Nodes {
 
     /// The address of a replica.
     pub(crate) fn address(&self, id: u64) -> Ipv4Addr {
-        self.network.address(id)
+        self.nodes.get(&id).map_or_else(|| self.network.address(id), |node| node.address)
     }
 
     /// The network between them.

@@ -3,12 +3,14 @@
 
 use super::phases::Ran;
 use super::{Place, Plan};
+use crate::nemesis::KINDS;
 use crate::workload;
 use anyhow::{Context as _, Result};
 use keelstone_jepsen::check::{self, Verdict};
-use keelstone_jepsen::history::{History, write_edn};
+use keelstone_jepsen::history::{FaultPhase, History, write_edn};
 use keelstone_jepsen::report;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -36,6 +38,33 @@ pub(crate) struct Outcome {
     pub(crate) troubles: Vec<String>,
     /// The kinds of fault that this machine cannot do.
     pub(crate) skipped: Vec<String>,
+    /// How often each kind of fault was done, and how often it could not be.
+    pub(crate) faults: BTreeMap<String, Done>,
+}
+
+/// What became of one kind of fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Done {
+    /// Times it was done.
+    pub(crate) done: u64,
+    /// Times it could not be done.
+    pub(crate) not: u64,
+}
+
+/// What became of the faults.
+fn faults(history: &History) -> BTreeMap<String, Done> {
+    let mut faults: BTreeMap<String, Done> = BTreeMap::new();
+    for (_, fault) in history.faults() {
+        let done = faults.entry(fault.fault.clone()).or_default();
+        match fault.phase {
+            // What damage was done is told apart from that it was.
+            FaultPhase::Once if fault.parameters.contains_key("damage") => {}
+            FaultPhase::Start | FaultPhase::Once => done.done += 1,
+            FaultPhase::Skipped => done.not += 1,
+            FaultPhase::Stop | FaultPhase::Heal => {}
+        }
+    }
+    faults
 }
 
 impl Outcome {
@@ -78,6 +107,14 @@ pub(crate) fn judge(dir: &Path) -> Result<Outcome> {
         let checker = check::by_name(name).with_context(|| format!("find checker {name}"))?;
         verdicts.push((checker.check)(&history, &context));
     }
+    let faults = faults(&history);
+    let mut troubles = troubles;
+    for (kind, _) in KINDS {
+        let planned = plan.schedule.iter().any(|episode| episode.fault.name() == *kind);
+        if planned && faults.get(*kind).is_none_or(|done| done.done == 0) {
+            troubles.push(format!("{kind} was planned and never came about"));
+        }
+    }
     let word = if verdicts.iter().any(Verdict::is_violation) {
         Word::Violation
     } else if verdicts.is_empty()
@@ -88,7 +125,7 @@ pub(crate) fn judge(dir: &Path) -> Result<Outcome> {
     } else {
         Word::Valid
     };
-    let outcome = Outcome { word, verdicts, troubles, skipped: plan.skipped.clone() };
+    let outcome = Outcome { word, verdicts, troubles, skipped: plan.skipped.clone(), faults };
     let text = serde_json::to_string_pretty(&outcome).context("write the verdict")?;
     std::fs::write(dir.join("results.json"), text).context("write the verdict")?;
     report::write(dir, &told(&plan, &outcome, dir), &history).context("write the report")?;

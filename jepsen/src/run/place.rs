@@ -1,5 +1,6 @@
 //! Where a run puts things: its directory, and memory for disks.
 
+use crate::net::{Enclosure, tool};
 use anyhow::{Context as _, Result};
 use std::path::{Path, PathBuf};
 
@@ -14,8 +15,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Makes the directories. In an enclosure with mounts of its own the disks
-    /// live in a file system that is gone with it, however it ends.
+    /// Makes the directories.
     ///
     /// # Errors
     ///
@@ -30,12 +30,11 @@ impl Place {
         }
         std::fs::create_dir_all(dir.join("nodes")).context("make the run's directory")?;
         let dir = dir.canonicalize().context("find the run's directory")?;
+        cover_memory()?;
         let images = match images {
             Some(images) => {
                 let own = images.join(format!("keelstone-jepsen-{}", crate::net::run_mark()));
                 std::fs::create_dir_all(&own).context("make the directory of the disks")?;
-                let shown = own.display().to_string();
-                crate::net::tool::run("mount", &["-t", "tmpfs", "-o", "size=90%", "none", &shown])?;
                 Some(own)
             }
             None => None,
@@ -44,12 +43,25 @@ impl Place {
     }
 }
 
+/// Puts a file system of this run's own over the machine's memory: what is left
+/// there, by images of disks and by libraries, is gone with the run's mounts,
+/// however it ends.
+fn cover_memory() -> Result<()> {
+    if Enclosure::current().is_some_and(Enclosure::has_networks) {
+        tool::run("mount", &["-t", "tmpfs", "-o", "size=90%", "none", "/dev/shm"])?;
+    }
+    Ok(())
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(images) = &self.images {
-            // Lazily: a process that was killed may not be gone yet.
-            crate::net::tool::run("umount", &["-l", &images.display().to_string()]).ok();
-            std::fs::remove_dir(images).ok();
+        let Some(images) = &self.images else { return };
+        if let Ok(disks) = std::fs::read_dir(images) {
+            for disk in disks.flatten().filter(|disk| disk.path().is_dir()) {
+                // Lazily: a process that was killed may not be gone yet.
+                tool::run("umount", &["-l", &disk.path().display().to_string()]).ok();
+            }
         }
+        std::fs::remove_dir_all(images).ok();
     }
 }
