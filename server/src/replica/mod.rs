@@ -20,6 +20,7 @@ mod domains;
 mod forwarder;
 pub mod identity;
 mod membership;
+mod pace;
 mod proposer;
 mod reader;
 mod running;

@@ -4,6 +4,7 @@ use super::bootstrap;
 use super::desk::Desk;
 use super::disk::{self, Sources};
 use super::identity::{DataDir, IdentityError, NodeIdentity};
+use super::pace::Pace;
 use super::running::{Assembly, Replica};
 use super::settings::{Components, Entry, ReplicaSettings};
 use crate::changes::ChangeLog;
@@ -198,11 +199,12 @@ impl Replica {
         .await
         .map_err(StartError::Consensus)?;
         let consensus = Arc::new(consensus);
+        let pace = Pace::new(clock, consensus.leadership(), Arc::clone(&state));
         let replica = Replica::assemble(Assembly {
             settings,
             dir,
             identity,
-            clock,
+            clock: Arc::new(pace),
             log: log.clone(),
             log_writer: Mutex::new(writer),
             state: Arc::clone(&state),

@@ -1,0 +1,148 @@
+//! How fast a leader lets replicated time pass.
+//!
+//! Leases and sessions end by the stamps of leaders, so a leader's wall clock
+//! must not decide alone: one that jumps an hour ahead would end them all, one
+//! that was set back would let none end. While there are any, time goes on from
+//! where it was when the node began to lead, by its monotonic clock; the wall
+//! clock is followed at most one part in a hundred faster or slower. An election,
+//! or an outage of all, makes leases longer by its length, never shorter.
+//!
+//! Without leases and sessions nothing waits for time, and the wall clock is
+//! taken as it is.
+
+use super::settings::Clock;
+use crate::raft::Leadership;
+use keelstone_store::machine::View as _;
+use keelstone_store::state::State;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How often it is looked whether anything waits for time.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Time passes by one part in this many faster or slower than the monotonic
+/// clock, to come nearer to the wall clock.
+const SLEW: u64 = 100;
+
+/// The clock that a leader stamps by.
+pub(super) struct Pace {
+    wall: Arc<dyn Clock>,
+    leadership: watch::Receiver<Leadership>,
+    state: Arc<State>,
+    anchor: Mutex<Option<Anchor>>,
+}
+
+impl Pace {
+    pub(super) fn new(
+        wall: Arc<dyn Clock>,
+        leadership: watch::Receiver<Leadership>,
+        state: Arc<State>,
+    ) -> Self {
+        Self { wall, leadership, state, anchor: Mutex::default() }
+    }
+}
+
+impl Clock for Pace {
+    fn now_ms(&self) -> u64 {
+        let (wall, now) = (self.wall.now_ms(), Instant::now());
+        let term = self.leadership.borrow().term;
+        let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = anchor.filter(|anchor| anchor.term == term);
+        if let Some(before) = before.filter(|it| now.duration_since(it.at) < LOOK_INTERVAL) {
+            return before.time(wall, now);
+        }
+        // A state that cannot be read ends the node elsewhere.
+        let Ok(view) = self.state.view() else { return wall };
+        let head = view.head();
+        let waited_for = head.leases > 0 || head.sessions > 0;
+        let next = Anchor::after(before, term, head.now.0, waited_for, wall, now);
+        *anchor = Some(next);
+        next.time(wall, now)
+    }
+}
+
+/// A time that was right, and when.
+#[derive(Clone, Copy, Debug)]
+struct Anchor {
+    term: u64,
+    time_ms: u64,
+    at: Instant,
+    waited_for: bool,
+}
+
+impl Anchor {
+    /// What follows `before`, which is of the same term; without one, replicated
+    /// time goes on from the state's, `head_ms`.
+    fn after(
+        before: Option<Self>,
+        term: u64,
+        head_ms: u64,
+        waited_for: bool,
+        wall_ms: u64,
+        at: Instant,
+    ) -> Self {
+        let time_ms = before.map_or(head_ms, |before| head_ms.max(before.time(wall_ms, at)));
+        Self { term, time_ms, at, waited_for }
+    }
+
+    /// The time at `now`.
+    fn time(&self, wall_ms: u64, now: Instant) -> u64 {
+        if !self.waited_for {
+            return wall_ms.max(self.time_ms);
+        }
+        let passed = now.duration_since(self.at).as_millis();
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        let slew = passed / SLEW;
+        let right = self.time_ms.saturating_add(passed);
+        wall_ms.clamp(right - slew, right.saturating_add(slew))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3_600_000;
+
+    fn after(at: Instant, ms: u64) -> Instant {
+        at + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_jump_of_the_wall_clock_ends_no_lease() {
+        let begin = Instant::now();
+        let anchor = Anchor::after(None, 1, 2 * HOUR, true, 2 * HOUR, begin);
+        assert_eq!(anchor.time(3 * HOUR, after(begin, 1_000)), 2 * HOUR + 1_010);
+        assert_eq!(anchor.time(HOUR, after(begin, 1_000)), 2 * HOUR + 990);
+        assert_eq!(anchor.time(2 * HOUR + 1_003, after(begin, 1_000)), 2 * HOUR + 1_003);
+    }
+
+    #[test]
+    fn a_leader_with_a_wrong_clock_goes_on_from_the_states_time() {
+        let begin = Instant::now();
+        let first = Anchor::after(None, 2, 50_000, true, 50_000 + HOUR, begin);
+        assert_eq!(first.time(50_000 + HOUR, begin), 50_000);
+        let next = Anchor::after(Some(first), 2, 50_100, true, 50_000 + HOUR, after(begin, 250));
+        assert_eq!(next.time(50_000 + HOUR, after(begin, 250)), 50_252);
+    }
+
+    #[test]
+    fn without_anything_that_waits_the_wall_clock_is_taken() {
+        let begin = Instant::now();
+        let anchor = Anchor::after(None, 1, 0, false, HOUR, begin);
+        assert_eq!(anchor.time(HOUR, begin), HOUR);
+        // What comes to wait starts from there.
+        let next = Anchor::after(Some(anchor), 1, HOUR, true, HOUR + 9, begin);
+        assert_eq!(next.time(2 * HOUR, begin), HOUR + 9);
+    }
+
+    #[test]
+    fn time_never_goes_back_in_a_term() {
+        let begin = Instant::now();
+        let free = Anchor::after(None, 1, HOUR, false, 5, begin);
+        assert_eq!(free.time(5, begin), HOUR);
+        let next = Anchor::after(Some(free), 1, 7, true, 5, after(begin, 300));
+        assert!(next.time(5, after(begin, 300)) >= HOUR);
+    }
+}
