@@ -30,6 +30,8 @@ pub(super) enum Command {
     Check(Directory),
     /// Do a run again: the same plan, schedule and seed.
     Repro(Repro),
+    /// Measure how long writes are not acknowledged when the leader is lost.
+    Failover(Failover),
 }
 
 /// What runs have in common.
@@ -118,6 +120,22 @@ pub(super) struct Repro {
     #[arg(long, value_name = "FILE")]
     pub(super) binary: Option<PathBuf>,
     /// Where the new run leaves its directory.
+    #[arg(long, value_name = "DIR", default_value = "target/jepsen")]
+    pub(super) out: PathBuf,
+    /// Where the images of disks go, in memory.
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    pub(super) images: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Failover {
+    /// How often the leader is lost in each of the three ways.
+    #[arg(long, default_value_t = 30)]
+    pub(super) rounds: u32,
+    /// The `keelstone` program; the one beside this program otherwise.
+    #[arg(long, value_name = "FILE")]
+    pub(super) binary: Option<PathBuf>,
+    /// Where it leaves its directory.
     #[arg(long, value_name = "DIR", default_value = "target/jepsen")]
     pub(super) out: PathBuf,
     /// Where the images of disks go, in memory.

@@ -1,6 +1,6 @@
 //! What each command does.
 
-use super::arguments::{Directory, Matrix, Repro, Run, Setting};
+use super::arguments::{Directory, Failover, Repro, Run};
 use super::{print, tell};
 use crate::doctor::Abilities;
 use crate::net::Enclosure;
@@ -13,6 +13,7 @@ use rand::{Rng as _, SeedableRng as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 pub(super) fn doctor() -> Result<ExitCode> {
@@ -107,18 +108,8 @@ fn carry_out(plan: &Plan, out: &Path, images: &Path) -> Result<Outcome> {
     let place = Place::make(out, &name, images)?;
     plan.save(&place.dir)?;
     tell(&format!("{name}: {:?} thresholds, tls {}, {}", plan.sizes, plan.tls, plan.version));
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
-    let runtime = runtime.context("start the runtime")?;
-    let ran = runtime.block_on(async {
-        let interrupt = CancellationToken::new();
-        let interrupted = interrupt.clone();
-        tokio::spawn(async move {
-            tokio::signal::ctrl_c().await.ok();
-            interrupted.cancel();
-        });
-        run::run(plan, &place, interrupt).await
-    })?;
+    let runtime = runtime()?;
+    let ran = runtime.block_on(async { run::run(plan, &place, on_interrupt()).await })?;
     runtime.shutdown_timeout(Duration::from_secs(5));
     run::keep(&ran, &place)?;
     let outcome = run::judge(&place.dir)?;
@@ -173,7 +164,38 @@ pub(super) fn repro(arguments: &Repro) -> Result<ExitCode> {
     Ok(ExitCode::from(outcome.code()))
 }
 
-pub(super) fn matrix(arguments: &Matrix) -> Result<ExitCode> {
-    let _ = (arguments, Setting::clone);
-    anyhow::bail!("not there yet")
+pub(super) fn failover(arguments: &Failover) -> Result<ExitCode> {
+    let binary = binary(arguments.binary.as_deref())?;
+    let images = abilities()?.images.then_some(arguments.images.as_path());
+    let place = Place::make(&arguments.out, "failover", images)?;
+    let runtime = runtime()?;
+    let gaps = runtime.block_on(async {
+        run::failover(binary, &place, arguments.rounds, on_interrupt()).await
+    })?;
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    let text = serde_json::to_string_pretty(&gaps).context("write the gaps as JSON")?;
+    std::fs::write(place.dir.join("gaps.json"), text).context("write the gaps")?;
+    print(run::HEADING);
+    for gaps in &gaps {
+        print(&gaps.line());
+    }
+    let reached = gaps.iter().all(run::Gaps::reach_goal);
+    print(if reached { "within the goal" } else { "NOT within the goal: median 1 s, worst 3 s" });
+    Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn runtime() -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(4).enable_all().build().context("start the runtime")
+}
+
+/// A token that Ctrl-C cancels.
+fn on_interrupt() -> CancellationToken {
+    let interrupt = CancellationToken::new();
+    let interrupted = interrupt.clone();
+    tokio::spawn(async move {
+        tokio::signal::ctrl_c().await.ok();
+        interrupted.cancel();
+    });
+    interrupt
 }

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod matrix;
 
 use arguments::{Command, Program};
 use clap::Parser as _;
@@ -20,6 +21,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Doctor => commands::doctor(),
         Command::List => commands::list(),
         Command::Check(arguments) => commands::check(&arguments),
+        // Each of its runs has an enclosure of its own.
+        Command::Matrix(arguments) => matrix::matrix(&arguments),
         command if Enclosure::current().is_none() => {
             // Everything else makes networks and disks: that is done inside.
             let _ = command;
@@ -27,7 +30,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Command::Run(arguments) => commands::run(&arguments),
         Command::Repro(arguments) => commands::repro(&arguments),
-        Command::Matrix(arguments) => commands::matrix(&arguments),
+        Command::Failover(arguments) => commands::failover(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         tell(&format!("error: {error:#}"));

@@ -155,9 +155,9 @@ impl Nemesis {
             }
             let ended = {
                 let mut nodes = self.nodes.lock().await;
-                nodes.node(id).is_ok_and(|node| {
-                    !node.is_running() || !node.unasked_exits().is_empty()
-                })
+                nodes
+                    .node(id)
+                    .is_ok_and(|node| !node.is_running() || !node.unasked_exits().is_empty())
             };
             if ended && !self.is_held_down(id) {
                 let (phase, outcome) = match self.replace(id).await {

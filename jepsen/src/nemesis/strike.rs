@@ -158,7 +158,9 @@ impl Nemesis {
                 let below = self.compact().await.map_err(not_done)?;
                 parameters.push(("below", below.to_string()));
             }
-            Fault::Grow { bytes } => parameters.push(("grown", self.grow(*bytes).await.to_string())),
+            Fault::Grow { bytes } => {
+                parameters.push(("grown", self.grow(*bytes).await.to_string()))
+            }
             Fault::Rolling => self.roll(&ids).await?,
             Fault::Replace { .. } => {
                 for id in &targets {
@@ -263,7 +265,8 @@ impl Nemesis {
         let to = others.max_by_key(|id| (**id + self.recorder.now()) % 7).copied().unwrap_or(0);
         self.on_leader(leader, |raw| async move {
             let mut cluster = raw.cluster();
-            let reply = once(CALL, cluster.transfer(within(CALL, v1::TransferRequest { to }))).await?;
+            let reply =
+                once(CALL, cluster.transfer(within(CALL, v1::TransferRequest { to }))).await?;
             Ok(reply.leader)
         })
         .await

@@ -32,8 +32,8 @@ const QUIET: Duration = Duration::from_secs(30);
 const STOPPING: Duration = Duration::from_secs(10);
 /// How long the watchers may take to see the end.
 const WATCHING: Duration = Duration::from_secs(20);
-/// The highest number of a replica that certificates are made for.
-const CERTIFICATES: u64 = 60;
+/// The numbers that replicas are made under: certificates are made for all.
+const CERTIFICATES: std::ops::RangeInclusive<u64> = 1..=120;
 
 /// What a run leaves behind for the judgement.
 pub(crate) struct Ran {
@@ -80,7 +80,7 @@ impl Running {
         let mut nodes = {
             if plan.tls {
                 let hosts: Vec<_> =
-                    (1..=CERTIFICATES).map(|id| (id, crate::net::address(enclosure, id))).collect();
+                    CERTIFICATES.map(|id| (id, crate::net::address(enclosure, id))).collect();
                 let dir = place.dir.join("certificates");
                 common.certificates = Some(Certificates::make(&plan.binary, dir, &hosts)?);
             }
@@ -143,6 +143,9 @@ impl Running {
         say("final reads again");
         self.read_everywhere(workload, &mut troubles).await;
         self.let_watchers_arrive(&watchers, &mut troubles).await;
+        if let Err(error) = workload.finish(&self.world, &self.nodes).await {
+            troubles.push(format!("the end of the workload: {error:#}"));
+        }
         over.cancel();
         for watcher in watchers {
             watcher.task.await.ok();
@@ -342,7 +345,7 @@ fn after(time: Duration) -> CancellationToken {
 }
 
 /// Waits until all replicas know one leader; the revision then.
-async fn wait_formed(directory: &Directory) -> Result<u64> {
+pub(crate) async fn wait_formed(directory: &Directory) -> Result<u64> {
     let begin = Instant::now();
     let raws = directory.all();
     let mut last = String::new();

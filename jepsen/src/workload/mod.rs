@@ -5,6 +5,7 @@
 //! is part of it.
 
 mod append;
+mod backup;
 mod bank;
 mod config;
 mod counter;
@@ -22,10 +23,12 @@ pub(crate) use watcher::{Following, Watcher, follow};
 pub(crate) use world::{Parts, World};
 
 use crate::client::Raw;
+use crate::node::Nodes;
 use anyhow::{Result, bail};
 use async_trait::async_trait;
 use keelstone_jepsen::check;
 use std::sync::Arc;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 /// Checkers of every run, whatever its workload.
@@ -54,6 +57,11 @@ pub(crate) trait Workload: Send + Sync {
     /// Clients, each of which ends soon after `world.stop`.
     fn start(&self, world: &Arc<World>) -> Vec<JoinHandle<()>>;
 
+    /// What is left to be done when everything works again.
+    async fn finish(&self, _world: &Arc<World>, _nodes: &Arc<Mutex<Nodes>>) -> Result<()> {
+        Ok(())
+    }
+
     /// Reads at one replica, in the end, what the workload wrote.
     async fn read(&self, world: &Arc<World>, raw: Raw) -> Result<()>;
 }
@@ -72,6 +80,7 @@ pub(crate) fn all() -> Vec<Box<dyn Workload>> {
         Box::new(lease::Leases),
         Box::new(lock::Locks),
         Box::new(queue::Queue),
+        Box::new(Arc::new(backup::Backups::default())),
     ]
 }
 

@@ -1,0 +1,214 @@
+//! How long writes are not acknowledged when a leader is lost.
+//!
+//! Clients of the library write all the time. Round after round the leader is
+//! killed, paused or cut off; the longest time in which nobody's write was
+//! acknowledged is the round's gap.
+
+use super::Place;
+use super::phases::{say, wait_formed};
+use crate::client::Directory;
+use crate::net::Enclosure;
+use crate::node::{Common, Nodes, Sizes};
+use anyhow::{Context as _, Result, ensure};
+use keelstone_client::Client;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Clients that write.
+const WRITERS: u64 = 6;
+/// The pause between two writes of one of them.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How long everything is well before the leader is lost.
+const CALM: Duration = Duration::from_millis(1_500);
+/// How long the leader is lost.
+const LOST: Duration = Duration::from_secs(5);
+/// How long the cluster may take to be whole again.
+const HEALING: Duration = Duration::from_secs(20);
+/// The goal for the median, and for the worst.
+const GOAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
+
+/// How a leader is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Loss {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP.
+    Pause,
+    /// Cut off from the others; clients still reach it.
+    Partition,
+}
+
+/// What came of all rounds of one kind.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Gaps {
+    /// How leaders were lost.
+    pub(crate) loss: Loss,
+    /// The longest gap of each round, in milliseconds, from the shortest.
+    pub(crate) gaps_ms: Vec<u64>,
+}
+
+impl Gaps {
+    fn at(&self, permille: usize) -> u64 {
+        let last = self.gaps_ms.len().saturating_sub(1);
+        self.gaps_ms.get(last * permille / 1000).copied().unwrap_or_default()
+    }
+
+    /// Whether median and worst are within the goal.
+    pub(crate) fn reach_goal(&self) -> bool {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        !self.gaps_ms.is_empty() && self.at(500) <= ms(GOAL.0) && self.at(1000) <= ms(GOAL.1)
+    }
+
+    /// A line of the table.
+    pub(crate) fn line(&self) -> String {
+        let name = format!("{:?}", self.loss).to_lowercase();
+        let (rounds, least, median) = (self.gaps_ms.len(), self.at(0), self.at(500));
+        let (most, worst) = (self.at(900), self.at(1000));
+        format!("{name:<10} {rounds:>6} {least:>8} {median:>8} {most:>8} {worst:>8}")
+    }
+}
+
+/// The heading of [`Gaps::line`].
+pub(crate) const HEADING: &str = "lost by    rounds    least   median     90 %    worst  (ms)";
+
+/// Loses the leader `rounds` times in each of the three ways.
+///
+/// # Errors
+///
+/// Fails if the cluster cannot be made, or is not whole again after a round.
+pub(crate) async fn failover(
+    binary: PathBuf,
+    place: &Place,
+    rounds: u32,
+    stop: CancellationToken,
+) -> Result<Vec<Gaps>> {
+    let enclosure = Enclosure::current().context("not inside of an enclosure")?;
+    let common = Common {
+        binary,
+        dir: place.dir.clone(),
+        images: place.images.clone(),
+        certificates: None,
+        sizes: Sizes::Default,
+        clocks: false,
+    };
+    let mut nodes = Nodes::create(common, enclosure, 3)?;
+    for id in nodes.ids() {
+        nodes.start(id)?;
+    }
+    let known: Vec<_> = nodes.all().map(|node| (node.id, node.endpoint())).collect();
+    let directory = Directory::new(None, known);
+    wait_formed(&directory).await?;
+    let over = CancellationToken::new();
+    let acks: Acks = Arc::default();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|index| {
+            let client = library(&directory)?;
+            Ok(tokio::spawn(write(client, index, Arc::clone(&acks), over.clone())))
+        })
+        .collect::<Result<_>>()?;
+    let mut all = Vec::new();
+    for loss in [Loss::Kill, Loss::Pause, Loss::Partition] {
+        if loss == Loss::Partition && !enclosure.has_networks() {
+            say("SKIPPED: partition (no networks here)");
+            continue;
+        }
+        let mut gaps_ms = Vec::new();
+        for round in 0..rounds {
+            if stop.is_cancelled() {
+                break;
+            }
+            let gap = lose(&mut nodes, &directory, &acks, loss).await?;
+            say(&format!("{loss:?} {}: {} ms", round + 1, gap.as_millis()));
+            gaps_ms.push(u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
+        }
+        gaps_ms.sort_unstable();
+        all.push(Gaps { loss, gaps_ms });
+    }
+    over.cancel();
+    for writer in writers {
+        writer.await.ok();
+    }
+    Ok(all)
+}
+
+/// When writes were acknowledged.
+type Acks = Arc<Mutex<Vec<Instant>>>;
+
+fn library(directory: &Directory) -> Result<Client> {
+    let endpoints: Vec<String> = directory.nodes().into_iter().map(|(_, at)| at).collect();
+    // As delivered: the client's own times are part of what is measured.
+    Client::builder().endpoints(endpoints).connect_lazy().context("make a client")
+}
+
+async fn write(client: Client, index: u64, acks: Acks, over: CancellationToken) {
+    while !over.is_cancelled() {
+        if client.kv().put(format!("failover/{index}"), "x").send().await.is_ok() {
+            acks.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// One round: the longest gap.
+async fn lose(
+    nodes: &mut Nodes,
+    directory: &Directory,
+    acks: &Acks,
+    loss: Loss,
+) -> Result<Duration> {
+    tokio::time::sleep(CALM).await;
+    let leader = directory.leader(Duration::from_secs(1)).await.context("nobody leads")?;
+    acks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    match loss {
+        Loss::Kill => nodes.node(leader)?.kill()?,
+        Loss::Pause => nodes.node(leader)?.pause(true)?,
+        Loss::Partition => {
+            let at = nodes.address(leader);
+            let others: Vec<_> = nodes
+                .ids()
+                .into_iter()
+                .filter(|id| *id != leader)
+                .map(|id| nodes.address(id))
+                .collect();
+            let links = others.iter().flat_map(|other| [(at, *other), (*other, at)]);
+            nodes.network().faults().cut("failover", links)?;
+        }
+    }
+    tokio::time::sleep(LOST).await;
+    let end = Instant::now();
+    let mut times = std::mem::take(&mut *acks.lock().unwrap_or_else(PoisonError::into_inner));
+    match loss {
+        Loss::Kill => nodes.start(leader)?,
+        Loss::Pause => nodes.node(leader)?.pause(false)?,
+        Loss::Partition => nodes.network().faults().heal("failover")?,
+    }
+    ensure!(!times.is_empty(), "no write was acknowledged before the leader was lost");
+    times.push(end);
+    let gap = times.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default();
+    let healed = tokio::time::timeout(HEALING, whole(directory)).await;
+    healed.context("the cluster was not whole again in time")?;
+    Ok(gap)
+}
+
+/// Waits until all follow one leader and have caught up.
+async fn whole(directory: &Directory) {
+    let raws = directory.all();
+    loop {
+        let asked = raws.iter().map(|raw| raw.status(Duration::from_secs(1)));
+        let answers = futures::future::join_all(asked).await;
+        let leaders: Vec<u64> = answers.iter().flatten().map(|status| status.leader).collect();
+        let behind = answers.iter().flatten().map(|status| status.applied_index);
+        let (least, most) = behind.fold((u64::MAX, 0), |(a, b), it| (a.min(it), b.max(it)));
+        let agreed = leaders.len() == raws.len() && leaders.windows(2).all(|two| two[0] == two[1]);
+        if agreed && leaders[0] != 0 && most - least < 1_000 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
