@@ -49,3 +49,13 @@ sim SEED:
 # Many seeds, and how many a minute. A build of its own: tokio's randomness has to come from the seed.
 sim-many FROM TO *ARGS:
     RUSTFLAGS="--cfg tokio_unstable" CARGO_TARGET_DIR=target/sim cargo run --profile sim -p keelstone-tests --no-default-features --features simulation --bin keelstone-sim -- run --seeds {{FROM}}..{{TO}} {{ARGS}}
+
+# One fault run on real processes: `just jepsen append kill+partition 60s`.
+jepsen WORKLOAD NEMESIS TIME="60s":
+    cargo build --release -p keelstone-server -p keelstone-jepsen
+    target/release/keelstone-jepsen run --workload {{WORKLOAD}} --nemesis {{NEMESIS}} --time {{TIME}}
+
+# All workloads under all nemeses, for so many hours.
+jepsen-all HOURS:
+    cargo build --release -p keelstone-server -p keelstone-jepsen
+    target/release/keelstone-jepsen matrix --hours {{HOURS}}

@@ -7,6 +7,7 @@ use std::path::Path;
 
 /// What can be done here. A fault that cannot be is reported as skipped.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Abilities {
     /// How replicas are kept apart.
     pub(crate) enclosure: Enclosure,
@@ -41,7 +42,7 @@ impl Abilities {
     }
 
     /// Whether faults of this kind can be done.
-    pub(crate) fn can(&self, kind: &str) -> bool {
+    pub(crate) fn can(self, kind: &str) -> bool {
         match kind {
             "partition" | "loss" => self.links,
             "delay" => self.delays,
@@ -65,7 +66,7 @@ impl Abilities {
     }
 
     /// The whole finding, for people.
-    pub(crate) fn report(&self) -> String {
+    pub(crate) fn report(self) -> String {
         let mut text = format!("replicas are kept apart by: {}\n\n", self.enclosure.describe());
         for (kind, about) in crate::nemesis::KINDS {
             if matches!(*kind, "none" | "mix") {

@@ -53,7 +53,7 @@ fn one(arguments: &Run) -> Result<Outcome> {
 fn plan(arguments: &Run) -> Result<Plan> {
     let setting = &arguments.setting;
     let abilities = abilities()?;
-    let (kinds, skipped) = nemesis::split(&arguments.nemesis, &abilities)?;
+    let (kinds, skipped) = nemesis::split(&arguments.nemesis, abilities)?;
     let seed = arguments.seed.unwrap_or_else(|| rand::rng().random_range(1..1_000_000));
     let mut rng = StdRng::seed_from_u64(seed);
     let small = if rng.random_bool(0.5) { Sizes::Small } else { Sizes::Default };

@@ -56,19 +56,9 @@ impl Actor {
         Self { recorder, directory, process, raw, timeout, pinned: true, rng }
     }
 
-    /// The number that the next operation is recorded under.
-    pub(crate) fn process(&self) -> Process {
-        self.process
-    }
-
     /// The replica that the next operation goes to.
     pub(crate) fn raw(&self) -> &Raw {
         &self.raw
-    }
-
-    /// Where everything is recorded.
-    pub(crate) fn recorder(&self) -> &Arc<Recorder> {
-        &self.recorder
     }
 
     /// A transaction, by the call that fits it: a lone put, delete or range has

@@ -38,10 +38,6 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
     /// The message, for people.
     pub(crate) message: String,
-    /// With a refused revision: the limit that the server named.
-    pub(crate) limit: u64,
-    /// With a conflict: the object's revision now.
-    pub(crate) current_revision: u64,
     /// Whether the node could not be reached or did not answer.
     pub(crate) unreachable: bool,
 }
@@ -55,9 +51,8 @@ impl Failure {
                 Outcome::NotApplied => Class::Fail,
                 Outcome::Unknown => Class::Info,
             };
-            let (limit, current_revision) = (detail.limit, detail.current_revision);
             let reason = detail.reason;
-            return Self { class, reason, message, limit, current_revision, unreachable: false };
+            return Self { class, reason, message, unreachable: false };
         }
         let never_sent = is_connect_failure(status)
             || matches!(
@@ -66,7 +61,7 @@ impl Failure {
             );
         let class = if never_sent { Class::Fail } else { Class::Info };
         let reason = format!("{:?}", status.code());
-        Self { class, reason, message, limit: 0, current_revision: 0, unreachable: true }
+        Self { class, reason, message, unreachable: true }
     }
 
     /// No answer came before the deadline.
@@ -75,8 +70,6 @@ impl Failure {
             class: Class::Info,
             reason: "timeout".to_owned(),
             message: "no answer before the deadline".to_owned(),
-            limit: 0,
-            current_revision: 0,
             unreachable: true,
         }
     }

@@ -38,7 +38,7 @@ const EXCLUSIVE: &[&str] = &["corrupt", "replace", "disk-full", "rolling"];
 /// # Errors
 ///
 /// Fails if a word is no kind.
-pub(crate) fn split(kinds: &str, abilities: &Abilities) -> Result<(Vec<String>, Vec<String>)> {
+pub(crate) fn split(kinds: &str, abilities: Abilities) -> Result<(Vec<String>, Vec<String>)> {
     let mut wanted: Vec<String> = Vec::new();
     for kind in kinds.split('+') {
         if !KINDS.iter().any(|(name, _)| *name == kind) {
@@ -184,7 +184,7 @@ mod tests {
     fn a_seed_repeats_its_schedule_and_every_kind_can_be_drawn() {
         for (kind, _) in KINDS.iter().filter(|(kind, _)| !matches!(*kind, "none" | "mix")) {
             let kinds = [(*kind).to_owned()];
-            let time = Duration::from_secs(60);
+            let time = Duration::from_mins(1);
             let first = schedule(&kinds, time, 7);
             assert!(!first.is_empty(), "{kind}");
             assert_eq!(first, schedule(&kinds, time, 7));

@@ -5,6 +5,7 @@
 //! it did to whom.
 
 mod draw;
+mod effect;
 mod fault;
 mod members;
 mod strike;

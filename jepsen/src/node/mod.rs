@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 use config::Membership;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where replicas serve clients.
@@ -153,11 +153,6 @@ impl Nodes {
         self.nodes.values().filter(|node| !node.is_retired()).map(|node| node.id).collect()
     }
 
-    /// The replicas that formed the cluster.
-    pub(crate) fn founders(&self) -> &[u64] {
-        &self.founders
-    }
-
     /// The address of a replica.
     pub(crate) fn address(&self, id: u64) -> Ipv4Addr {
         self.nodes.get(&id).map_or_else(|| self.network.address(id), |node| node.address)
@@ -171,11 +166,6 @@ impl Nodes {
     /// What they have in common.
     pub(crate) fn common(&self) -> &Common {
         &self.common
-    }
-
-    /// The run's directory.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.common.dir
     }
 
     /// The words of `--initial-cluster` for the founders.

@@ -22,9 +22,9 @@ const PREFIX: &str = "set/";
 /// The pause between two backups.
 const PAUSE: Duration = Duration::from_secs(4);
 /// How long a backup or a restore may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The first id of the new cluster.
-const FIRST: u64 = 101;
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The first id of the new cluster; those who form one have ids below 100.
+const FIRST: u64 = 91;
 /// One read of the new cluster.
 const READ: Duration = Duration::from_secs(10);
 

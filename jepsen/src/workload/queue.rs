@@ -176,7 +176,7 @@ async fn take(
 
 fn refused(reason: &str, message: &str) -> Failure {
     let (class, reason, message) = (Class::Fail, reason.to_owned(), message.to_owned());
-    Failure { class, reason, message, limit: 0, current_revision: 0, unreachable: false }
+    Failure { class, reason, message, unreachable: false }
 }
 
 /// Jobs without a claim.

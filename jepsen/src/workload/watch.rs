@@ -54,7 +54,7 @@ impl Workload for Watching {
 
 fn roaming(index: u64) -> Watcher {
     let prefix = format!("{PREFIX}{}/", index % GROUPS);
-    let slowness = if index % 2 == 0 { Duration::ZERO } else { Duration::from_millis(30) };
+    let slowness = if index.is_multiple_of(2) { Duration::ZERO } else { Duration::from_millis(30) };
     let patience = Some(Duration::from_millis(500 + 700 * index));
     Watcher { slowness, patience, ..Watcher::new(&prefix, 0) }
 }
