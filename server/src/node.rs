@@ -17,7 +17,7 @@ use keelstone_store::Millis;
 use keelstone_store::disk::EngineKind;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +69,16 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), NodeErro
         metrics: Arc::clone(&metrics),
         ..Components::real(ports.peer)
     };
+    // Before the replica starts: that may take longer than whoever watches over
+    // this process waits for a sign of life.
+    let shown = Arc::new(OnceLock::new());
+    let http_tls = if config.http.tls { tls.http_configs() } else { None };
+    let (limits, http_over) = (config.limits.clone(), over.clone());
+    let (showing, counted) = (Arc::clone(&shown), metrics.clone());
+    tokio::spawn(async move {
+        http::serve(ports.http, showing, counted, &limits, http_tls, http_over).await;
+    });
+
     let starting = Replica::start(replica_settings(&config), components);
     let replica = tokio::select! {
         replica = starting => replica?,
@@ -76,12 +86,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), NodeErro
     };
     let facts = facts(&config, &replica, &tls);
     let core: Arc<dyn Core> = Arc::<Replica>::clone(&replica);
-    let shown = Shown { core: Arc::clone(&core), facts: facts.clone(), metrics: metrics.clone() };
-    let http_tls = if config.http.tls { tls.http_configs() } else { None };
-    let (limits, http_over) = (config.limits.clone(), over.clone());
-    tokio::spawn(async move {
-        http::serve(ports.http, shown, &limits, http_tls, http_over).await;
-    });
+    shown.get_or_init(|| Shown { core: Arc::clone(&core), facts: facts.clone() });
 
     let refuse = over.child_token();
     let limits = watch::Limits {

@@ -1,6 +1,8 @@
 //! A whole node in this process, looked at from outside: what it serves, what
 //! it counts, how it refuses to start, and how it stops.
 
+#![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
+
 use keelstone_proto::v1;
 use keelstone_proto::v1::kv_client::KvClient;
 use keelstone_proto::v1::watch_client::WatchClient;
@@ -17,7 +19,7 @@ struct Node {
     config: Config,
     stop: CancellationToken,
     ran: JoinHandle<Result<(), NodeError>>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// Addresses that nobody listens on.
@@ -39,7 +41,7 @@ impl Node {
         assert_eq!(config.problems(), Vec::<String>::new());
         let stop = CancellationToken::new();
         let ran = tokio::spawn(node::run(config.clone(), stop.clone()));
-        Self { config, stop, ran, _dir: dir }
+        Self { config, stop, ran, dir }
     }
 
     async fn get(&self, path: &str) -> Option<String> {
@@ -109,7 +111,7 @@ async fn a_node_counts_what_it_does() {
     ] {
         assert!(value(&metrics, name) >= least, "{name} is below {least}\n{metrics}");
     }
-    assert_eq!(value(&metrics, "keelstone_proposal_waiting_bytes"), 0.0);
+    assert!(value(&metrics, "keelstone_proposal_waiting_bytes").abs() < 0.5);
     node.stop.cancel();
     tokio::time::timeout(Duration::from_secs(20), node.ran).await.unwrap().unwrap().unwrap();
 }
@@ -143,7 +145,7 @@ async fn a_stop_ends_watches_and_keeps_what_was_acknowledged() {
         ran: tokio::spawn(node::run(node.config.clone(), stop.clone())),
         stop,
         config: node.config,
-        _dir: node._dir,
+        dir: node.dir,
     };
     again.until_ready().await;
     let span = Some(v1::KeySpan { key: vec![b'a'].into(), end: None });

@@ -12,6 +12,18 @@ use std::path::PathBuf;
 use toml::{Table, Value};
 
 const PREFIX: &str = "KEELSTONE_";
+/// Variables that the command line reads, whatever the command: no settings of a
+/// node, and nothing to warn of if they are there.
+const OF_THE_COMMAND_LINE: [&str; 8] = [
+    "KEELSTONE_CONFIG",
+    "KEELSTONE_ENDPOINTS",
+    "KEELSTONE_CACERT",
+    "KEELSTONE_CERT",
+    "KEELSTONE_KEY",
+    "KEELSTONE_TIMEOUT",
+    "KEELSTONE_OUTPUT",
+    "KEELSTONE_BACKUP_URL",
+];
 
 /// Settings on the command line.
 #[derive(Clone, Debug, Default, Args)]
@@ -130,7 +142,7 @@ pub struct Loaded {
     /// The settings. They still have to be asked for their
     /// [`problems`](Config::problems).
     pub config: Config,
-    /// Variables that begin with `KEELSTONE_` and name no setting. Not an
+    /// Variables that begin with `KEELSTONE_` and mean nothing here. Not an
     /// error, because Kubernetes makes such variables for a service of that
     /// name; worth a warning.
     pub unknown_variables: Vec<String>,
@@ -156,9 +168,8 @@ pub fn load(
     for (name, text) in environment {
         match variables.get(&name) {
             Some(setting) => overlay(&mut table, &kinds, setting, &text, &name)?,
-            None if name.starts_with(PREFIX) && name != "KEELSTONE_CONFIG" => {
-                unknown_variables.push(name);
-            }
+            None if OF_THE_COMMAND_LINE.contains(&name.as_str()) => {}
+            None if name.starts_with(PREFIX) => unknown_variables.push(name),
             None => {}
         }
     }

@@ -413,7 +413,7 @@ impl Default for LimitsConfig {
 
 impl Default for LoggingConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info".to_owned() }
+        Self { format: LogFormat::Text, filter: "info,openraft=warn".to_owned() }
     }
 }
 

@@ -22,12 +22,12 @@ use crate::tls::accept::{Connection, Demands, Listener, connections};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -37,22 +37,34 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The text format that the metrics are rendered in.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What is shown.
+/// What is shown of a replica that has started.
 #[derive(Clone)]
 pub struct Shown {
     /// The replica.
     pub core: Arc<dyn Core>,
     /// What is known of the node besides.
     pub facts: Facts,
-    /// What it counts.
-    pub metrics: Arc<Metrics>,
 }
 
+/// What the handlers know.
+#[derive(Clone)]
+struct Faces {
+    /// Empty while the replica starts: it may wait for its peers, or replay a
+    /// long log, and must not be restarted for that.
+    shown: Arc<OnceLock<Shown>>,
+    metrics: Arc<Metrics>,
+}
+
+const STARTING: (StatusCode, &str) =
+    (StatusCode::SERVICE_UNAVAILABLE, "the replica has not started yet\n");
+
 /// Serves metrics and health on `listener` until `stop`, and then for at most
-/// `limits.drain_timeout` what was begun.
+/// `limits.drain_timeout` what was begun. `shown` is set once the replica runs;
+/// until then only `/livez` and `/version` have anything to say.
 pub async fn serve<L: Listener>(
     listener: L,
-    shown: Shown,
+    shown: Arc<OnceLock<Shown>>,
+    metrics: Arc<Metrics>,
     limits: &LimitsConfig,
     tls: Option<ServerConfigs>,
     stop: CancellationToken,
@@ -61,11 +73,11 @@ pub async fn serve<L: Listener>(
         connections_max: limits.http_connections_max,
         handshake_timeout: limits.handshake_timeout,
         tls,
-        observe: shown.metrics.connection_observer("http"),
+        observe: metrics.connection_observer("http"),
     };
     let close = CancellationToken::new();
     let mut incoming = connections(listener, demands, stop.clone(), close.clone());
-    let router = router(shown);
+    let router = router(Faces { shown, metrics });
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
@@ -105,37 +117,39 @@ where
     }
 }
 
-fn router(shown: Shown) -> Router {
+fn router(faces: Faces) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/version", get(version))
-        .with_state(shown)
+        .with_state(faces)
 }
 
-async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
-    shown.metrics.observe(shown.facts.sample(shown.core.as_ref()).await);
-    ([(header::CONTENT_TYPE, METRICS_TYPE)], shown.metrics.render())
+async fn metrics(State(faces): State<Faces>) -> Response {
+    let Some(shown) = faces.shown.get() else { return STARTING.into_response() };
+    faces.metrics.observe(shown.facts.sample(shown.core.as_ref()).await);
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], faces.metrics.render()).into_response()
 }
 
-async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
+async fn ready(State(faces): State<Faces>) -> Response {
+    let Some(shown) = faces.shown.get() else { return STARTING.into_response() };
     let reasons = shown.facts.unready(shown.core.as_ref());
     if reasons.is_empty() {
-        return (StatusCode::OK, "ready\n".to_owned());
+        return "ready\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", reasons.join("\n")))
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", reasons.join("\n"))).into_response()
 }
 
-async fn version(State(shown): State<Shown>) -> impl IntoResponse {
-    let identity = shown.core.identity();
+async fn version(State(faces): State<Faces>) -> impl IntoResponse {
+    let identity = faces.shown.get().map(|shown| shown.core.identity());
     let version = serde_json::json!({
         "name": "keelstone",
         "version": env!("CARGO_PKG_VERSION"),
         "api": "keelstone.v1",
-        "cluster_id": hex(&identity.cluster_id),
-        "node_id": identity.node_id,
-        "engine": shown.facts.engine,
+        "cluster_id": identity.as_ref().map(|identity| hex(&identity.cluster_id)),
+        "node_id": identity.as_ref().map(|identity| identity.node_id),
+        "engine": faces.shown.get().map(|shown| shown.facts.engine),
     });
     ([(header::CONTENT_TYPE, "application/json")], format!("{version}\n"))
 }

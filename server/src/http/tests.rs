@@ -13,9 +13,17 @@ struct Port {
     stop: CancellationToken,
     free: Arc<AtomicU64>,
     served: tokio::task::JoinHandle<()>,
+    shown: Arc<OnceLock<Shown>>,
 }
 
+/// A port whose replica has started.
 async fn open(change: impl FnOnce(&mut Shown, &mut LimitsConfig)) -> Port {
+    let (port, shown) = starting(change).await;
+    assert!(port.shown.set(shown).is_ok());
+    port
+}
+
+async fn starting(change: impl FnOnce(&mut Shown, &mut LimitsConfig)) -> (Port, Shown) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let free = Arc::new(AtomicU64::new(1000));
@@ -25,14 +33,18 @@ async fn open(change: impl FnOnce(&mut Shown, &mut LimitsConfig)) -> Port {
         disk_reserve_bytes: 100,
         ..Facts::of_memory()
     };
-    let mut shown = Shown { core: Solo::new(), facts, metrics: Arc::new(Metrics::new()) };
+    let mut shown = Shown { core: Solo::new(), facts };
     let mut limits = Config::default().limits;
     limits.drain_timeout = Duration::from_millis(200);
     change(&mut shown, &mut limits);
     let stop = CancellationToken::new();
     let token = stop.clone();
-    let served = tokio::spawn(async move { serve(listener, shown, &limits, None, token).await });
-    Port { address, stop, free, served }
+    let (metrics, cell) = (Arc::new(Metrics::new()), Arc::default());
+    let showing = Arc::clone(&cell);
+    let served = tokio::spawn(async move {
+        serve(listener, showing, metrics, &limits, None, token).await;
+    });
+    (Port { address, stop, free, served, shown: cell }, shown)
 }
 
 impl Port {
@@ -45,6 +57,19 @@ impl Port {
         let code = text[9..12].parse().unwrap();
         (code, text.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
+}
+
+#[tokio::test]
+async fn a_node_that_starts_is_alive_and_not_ready() {
+    let (port, shown) = starting(|_, _| {}).await;
+    assert_eq!(port.get("/livez").await, (200, "ok\n".to_owned()));
+    assert_eq!(port.get("/version").await.0, 200);
+    for path in ["/readyz", "/metrics"] {
+        let (code, text) = port.get(path).await;
+        assert_eq!((code, text.as_str()), (503, "the replica has not started yet\n"), "{path}");
+    }
+    assert!(port.shown.set(shown).is_ok());
+    assert_eq!(port.get("/readyz").await, (200, "ready\n".to_owned()));
 }
 
 #[tokio::test]
