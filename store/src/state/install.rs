@@ -180,6 +180,7 @@ impl State {
         let number = std::mem::replace(&mut writer.number, place.number);
         writer.retired.push((number, before));
         writer.cleared_below = Revision::ZERO;
+        writer.recent.clear();
         let shown = self.show(&writer, head, applied);
         drop(writer);
         drop(place);

@@ -31,6 +31,7 @@ mod history;
 mod home;
 mod install;
 mod past;
+mod recent;
 mod rows;
 mod snapshot;
 mod view;
@@ -44,6 +45,7 @@ pub use history::Versions;
 use home::Home;
 pub use install::{FinishedSnapshot, RestoreWriter, SnapshotWriter};
 use keelstone_proto::disk::Membership;
+use recent::{Recent, Remembering};
 pub use snapshot::{SnapshotReader, SnapshotTrailer, parse_frames, put_frame};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -113,6 +115,8 @@ struct Writer {
     retired: Vec<(u64, Arc<dyn Engine>)>,
     /// Changes below this revision are gone from the tables.
     cleared_below: crate::Revision,
+    /// What apply wrote lately to the engine in use.
+    recent: Recent,
 }
 
 impl State {
@@ -154,6 +158,7 @@ impl State {
             installing: None,
             retired: Vec::new(),
             cleared_below: crate::Revision::ZERO,
+            recent: Recent::default(),
         };
         Ok(Self { home, writer: Mutex::new(writer), shown })
     }
@@ -204,7 +209,7 @@ impl State {
     fn apply_entry(&self, id: LogId, payload: &Payload) -> Result<AppliedEntry, StateError> {
         // From the first read on: no snapshot may take the state's place between
         // what is read and what is written.
-        let writer = self.writer();
+        let mut writer = self.writer();
         let view = self.current();
         let mut applied =
             Applied { id: Some(id), membership: view.applied_ref().membership.clone() };
@@ -221,11 +226,13 @@ impl State {
             Payload::Batch(bytes) => {
                 let commands = machine::codec::decode_batch(bytes.clone())
                     .map_err(codec::undecodable("a log entry"))?;
-                transition = machine::apply(&view, &commands)?;
+                let seen = Remembering { view: &view, recent: &writer.recent };
+                transition = machine::apply(&seen, &commands)?;
                 batch = commit::rows_of(&view, &transition)?;
             }
         }
         self.commit(&writer, batch, &transition.head, &applied)?;
+        writer.recent.note(&transition.writes);
         let Transition { head, events, replies, .. } = transition;
         Ok(AppliedEntry { replies, events, head })
     }
