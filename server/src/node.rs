@@ -150,11 +150,13 @@ fn peer_client_configs(tls: &Arc<Tls>) -> Option<ClientConfigs> {
 /// Where health and metrics ask.
 fn facts(config: &Config, replica: &Arc<Replica>, tls: &Arc<Tls>) -> Facts {
     let (state, log) = (Arc::clone(replica.state()), replica.log().clone());
+    let moments = Arc::clone(&state);
     let (free, recovered) = (replica.log().clone(), replica.recovered());
     let engine = state.engine_name();
     Facts {
         engine,
         state_bytes: Arc::new(move || state.size_bytes().unwrap_or_default()),
+        state_moments: Arc::new(move || moments.moments_held()),
         log: Arc::new(move || log.stats()),
         disk_free_bytes: Arc::new(move || free.free_bytes().unwrap_or_default()),
         disk_reserve_bytes: config.state.disk_reserve_bytes,

@@ -24,6 +24,8 @@ pub struct Facts {
     pub engine: &'static str,
     /// Bytes of state on disk.
     pub state_bytes: Ask<u64>,
+    /// Moments of the state that reads hold, the newest included.
+    pub state_moments: Ask<u64>,
     /// What the write-ahead log has done.
     pub log: Ask<LogStats>,
     /// Bytes left on the data directory's disk.
@@ -43,6 +45,7 @@ impl Facts {
         Self {
             engine: "memory",
             state_bytes: Arc::new(|| 0),
+            state_moments: Arc::new(|| 1),
             log: Arc::new(LogStats::default),
             disk_free_bytes: Arc::new(|| u64::MAX),
             disk_reserve_bytes: 0,
@@ -83,6 +86,7 @@ impl Facts {
             node_id: core.identity().node_id,
             log: (self.log)(),
             state_bytes: (self.state_bytes)(),
+            state_moments: (self.state_moments)(),
             disk_free_bytes: (self.disk_free_bytes)(),
             disk_reserve_bytes: self.disk_reserve_bytes,
             certificates_expire: self.tls.as_ref().map(|tls| tls.expires()).unwrap_or_default(),

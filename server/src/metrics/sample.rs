@@ -35,6 +35,8 @@ pub struct Sample {
     pub log: LogStats,
     /// Bytes of state on disk.
     pub state_bytes: u64,
+    /// Moments of the state that reads hold, the newest included.
+    pub state_moments: u64,
     /// Bytes left on the data directory's disk.
     pub disk_free_bytes: u64,
     /// Bytes that are kept in reserve there.
@@ -134,6 +136,12 @@ impl Sample {
 
     fn encode_machine(&self, to: &mut DescriptorEncoder) -> Result<(), Error> {
         gauge(to, "state_bytes", "Bytes of state on the disk", self.state_bytes)?;
+        gauge(
+            to,
+            "state_moments",
+            "Moments of the state that reads hold, the newest included",
+            self.state_moments,
+        )?;
         gauge(
             to,
             "disk_free_bytes",

@@ -208,10 +208,13 @@ async fn features(replica: Arc<Replica>) {
     loop {
         until_leading(&replica).await;
         tokio::time::sleep(FEATURES_INTERVAL).await;
-        let Ok(view) = replica.parts.state.view() else { continue };
-        if view.head().feature_level >= FEATURE_LEVEL {
+        // No view is held: the engine would keep all that comes after it.
+        let Ok(level) = replica.parts.state.view().map(|view| view.head().feature_level) else {
+            continue;
+        };
+        if level >= FEATURE_LEVEL {
             // It is not lowered, and this process does not learn a higher one.
-            std::future::pending::<()>().await;
+            return;
         }
         if all_know(&replica, FEATURE_LEVEL).await {
             propose(&replica, &Command::FeatureLevel { level: FEATURE_LEVEL }).await;

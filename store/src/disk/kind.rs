@@ -82,7 +82,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 16 * 1024 * 1024,
-            write_buffer_bytes: 16 * 1024 * 1024,
+            write_buffer_bytes: 8 * 1024 * 1024,
             sled_without_fsync: false,
         }
     }

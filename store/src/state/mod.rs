@@ -94,6 +94,8 @@ pub struct State {
     home: Home,
     writer: Mutex<Writer>,
     shown: RwLock<Shown>,
+    /// Shared with each moment that a view shows.
+    held: Arc<()>,
 }
 
 /// What readers see: never locked for longer than it takes to copy a pointer.
@@ -148,8 +150,9 @@ impl State {
 
     fn open_home(home: Home) -> Result<Self, OpenError> {
         let (number, engine) = home.open()?;
-        let view =
-            read_view(engine.as_ref()).map_err(|error| OpenError::Unreadable(error.to_string()))?;
+        let held = Arc::new(());
+        let view = read_view(engine.as_ref(), &held)
+            .map_err(|error| OpenError::Unreadable(error.to_string()))?;
         let shown = RwLock::new(Shown { view, engine: Arc::clone(&engine) });
         let writer = Writer {
             engine,
@@ -160,7 +163,7 @@ impl State {
             cleared_below: crate::Revision::ZERO,
             recent: Recent::default(),
         };
-        Ok(Self { home, writer: Mutex::new(writer), shown })
+        Ok(Self { home, writer: Mutex::new(writer), shown, held })
     }
 
     /// Renames the state directory, writes the reason into it and returns its
@@ -253,7 +256,7 @@ impl State {
 
     /// Makes what was committed visible to new views.
     fn show(&self, writer: &Writer, head: Head, applied: Applied) -> Result<(), StateError> {
-        let view = StateView::new(writer.engine.view()?, head, applied);
+        let view = StateView::new(writer.engine.view()?, head, applied, &self.held);
         let engine = Arc::clone(&writer.engine);
         *self.shown.write().expect("no holder of this lock panics") = Shown { view, engine };
         Ok(())
@@ -305,6 +308,13 @@ impl State {
         Ok(self.engine().size_bytes()?)
     }
 
+    /// How many different moments are held by views, the newest included. One
+    /// that is held for long keeps the engine from giving back what was
+    /// superseded since, memory and disk.
+    pub fn moments_held(&self) -> u64 {
+        Arc::strong_count(&self.held) as u64 - 1
+    }
+
     /// The engine's name: `fjall`, `sled` or `memory`.
     pub fn engine_name(&self) -> &'static str {
         self.engine().name()
@@ -328,7 +338,7 @@ fn put_position(batch: &mut WriteBatch, head: &Head, applied: &Applied, before: 
 }
 
 /// Reads where an engine's state stands.
-fn read_view(engine: &dyn Engine) -> Result<StateView, StateError> {
+fn read_view(engine: &dyn Engine, held: &Arc<()>) -> Result<StateView, StateError> {
     let view = engine.view()?;
     let head = view.get(Table::Meta, rows::META_HEAD)?;
     let head = match head {
@@ -344,5 +354,5 @@ fn read_view(engine: &dyn Engine) -> Result<StateView, StateError> {
     let id = view.get(Table::Meta, rows::META_APPLIED)?.map(codec::parse_log_id).transpose()?;
     let membership = view.get(Table::Meta, rows::META_MEMBERSHIP)?;
     let membership = membership.map(codec::parse_membership).transpose()?.unwrap_or_default();
-    Ok(StateView::new(view, head, Applied { id, membership }))
+    Ok(StateView::new(view, head, Applied { id, membership }, held))
 }

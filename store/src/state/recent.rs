@@ -9,7 +9,7 @@
 
 use super::{StateError, StateView};
 use crate::machine::{Head, Lease, Record, Remembered, Session, View, Write};
-use crate::{Key, KeyRange, LeaseId, Millis, Revision, SessionId};
+use crate::{Key, KeyRange, LeaseId, Revision, SessionId};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 

@@ -21,11 +21,18 @@ struct Moment {
     rows: Arc<dyn EngineView>,
     head: Head,
     applied: Applied,
+    /// Counts the moments that are held.
+    _held: Arc<()>,
 }
 
 impl StateView {
-    pub(super) fn new(rows: Arc<dyn EngineView>, head: Head, applied: Applied) -> Self {
-        Self { moment: Arc::new(Moment { rows, head, applied }) }
+    pub(super) fn new(
+        rows: Arc<dyn EngineView>,
+        head: Head,
+        applied: Applied,
+        held: &Arc<()>,
+    ) -> Self {
+        Self { moment: Arc::new(Moment { rows, head, applied, _held: Arc::clone(held) }) }
     }
 
     pub(super) fn rows(&self) -> &dyn EngineView {

@@ -55,6 +55,33 @@ async fn reads_never_go_back_while_many_write() {
     cluster.assert_equal_states().await;
 }
 
+/// A moment that is held keeps the engine from giving back all that was
+/// superseded since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_moment_of_the_state_is_held_when_nobody_reads() {
+    let cluster = Cluster::started(3).await;
+    let feature_level = async || {
+        let view = cluster.node(1).read(Consistency::Linearizable, soon()).await.unwrap();
+        view.head().feature_level
+    };
+    // The tasks that look after the state have done what they begin with.
+    while feature_level().await == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for round in 0..20 {
+        cluster.write(1, "key", &round.to_string()).await;
+    }
+    for id in 1..=3 {
+        let held = || cluster.node(id).state().moments_held();
+        let until = soon();
+        while held() > 1 {
+            assert!(Instant::now() < until, "node {id} holds {} moments", held());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_writers_share_syncs() {
     let cluster = Arc::new(Cluster::started(3).await);
