@@ -207,6 +207,11 @@ fn config(cluster: String, timing: &Timing) -> Result<Config, String> {
         install_snapshot_timeout: millis(timing.snapshot_timeout),
         max_payload_entries: 1024,
         api_channel_size: Some(4096),
+        // Each commit is one message to apply. When they are too many, the
+        // library's core waits for apply, and this node neither votes nor
+        // acknowledges meanwhile: a state engine that stalls for a second would
+        // stop the cluster.
+        state_machine_channel_size: Some(64 * 1024),
         // Both are decided by bytes, which the library does not count: see
         // `Consensus::checkpoint` and `Consensus::purge`.
         snapshot_policy: SnapshotPolicy::Never,
@@ -236,9 +241,10 @@ impl Consensus {
         let log = LogStore::new(log);
         let machine = StateMachine::new(state, Arc::clone(&progress));
         let network = NetworkFactory { peers, progress: Arc::clone(&progress) };
-        let raft = Raft::new(node_id, config, network, log.clone(), machine)
+        let raft = Raft::new(node_id, config, network, log.clone(), machine.clone())
             .await
             .map_err(|error| error.to_string())?;
+        machine.started();
         let (leadership, ended) = follow(&raft);
         Ok(Self { raft, log, progress, leadership, ended })
     }

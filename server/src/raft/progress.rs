@@ -36,6 +36,9 @@ pub(crate) struct Progress {
     position: watch::Sender<AppliedPosition>,
     changes: Arc<ChangeLog>,
     hashes: Mutex<Hashes>,
+    /// How long a simulated state engine takes for what is applied next.
+    #[cfg(feature = "simulation")]
+    pace: Mutex<Option<crate::replica::Delay>>,
     metrics: Arc<Metrics>,
 }
 
@@ -49,7 +52,16 @@ struct Hashes {
 impl Progress {
     pub(crate) fn new(position: AppliedPosition, changes: Arc<ChangeLog>) -> Self {
         let metrics = Arc::new(Metrics::new());
-        Self { position: watch::channel(position).0, changes, hashes: Mutex::default(), metrics }
+        let (position, _) = watch::channel(position);
+        let hashes = Mutex::default();
+        Self {
+            position,
+            changes,
+            hashes,
+            #[cfg(feature = "simulation")]
+            pace: Mutex::default(),
+            metrics,
+        }
     }
 
     /// Counts into `metrics` from now on.
@@ -123,6 +135,22 @@ impl Progress {
     /// The newest hash of this replica, for its peers to compare.
     pub(crate) fn newest_hash(&self) -> Option<(u64, [u8; 32])> {
         self.hashes().recent.back().copied()
+    }
+
+    /// Lets apply wait as a simulated state engine would.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn set_pace(&self, pace: &crate::replica::Delay) {
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(pace));
+    }
+
+    /// Waits as long as a simulated state engine takes.
+    #[cfg(feature = "simulation")]
+    pub(crate) async fn pace(&self) {
+        let pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let pace = pace.map(|pace| pace()).unwrap_or_default();
+        if !pace.is_zero() {
+            tokio::time::sleep(pace).await;
+        }
     }
 
     /// Tells watchers what one entry changed.

@@ -12,6 +12,7 @@ use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Entries applied as one batch of the state engine.
 const APPLY_ENTRIES_MAX: usize = 256;
@@ -25,11 +26,18 @@ const APPLY_BYTES_LONG: usize = 256 * 1024;
 pub(crate) struct StateMachine {
     state: Arc<State>,
     progress: Arc<Progress>,
+    /// Consensus is being started: what it asks for now it takes for durable.
+    starting: Arc<AtomicBool>,
 }
 
 impl StateMachine {
     pub(crate) fn new(state: Arc<State>, progress: Arc<Progress>) -> Self {
-        Self { state, progress }
+        Self { state, progress, starting: Arc::new(AtomicBool::new(true)) }
+    }
+
+    /// Is called once consensus has started.
+    pub(crate) fn started(&self) {
+        self.starting.store(false, Ordering::Release);
     }
 
     fn apply_entries(&self, ready: Ready) -> io::Result<()> {
@@ -119,6 +127,8 @@ impl RaftStateMachine<Types> for StateMachine {
                 let Some(Some(item)) = entries.next().now_or_never() else { break };
                 ready.push(item)?;
             }
+            #[cfg(feature = "simulation")]
+            self.progress.pace().await;
             self.apply_entries(ready)?;
         }
         Ok(())
@@ -142,8 +152,16 @@ impl RaftStateMachine<Types> for StateMachine {
         Ok(())
     }
 
+    /// At the start the library takes what this contains for durable, and may
+    /// let the log go up to there. It has just applied again what the log had
+    /// beyond the last checkpoint, so that has to be made durable first. Later
+    /// it only wants something to send, and apply should not wait for the disk.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<SnapshotBody>>, io::Error> {
         let current = self.current()?;
+        if self.starting.load(Ordering::Acquire) {
+            let state = Arc::clone(&self.state);
+            super::offload::blocking(move || state.checkpoint()).await.map_err(io::Error::other)?;
+        }
         Ok(Some(current).filter(|snapshot| snapshot.meta.last_log_id.is_some()))
     }
 }
@@ -159,5 +177,31 @@ impl RaftSnapshotBuilder<Types> for StateMachine {
         // After the view was taken, so that all of it is durable.
         super::offload::blocking(move || state.checkpoint()).await.map_err(io::Error::other)?;
         Ok(current)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::changes::ChangeLog;
+    use keelstone_store::Revision;
+    use keelstone_store::disk::{LogId as StoreLogId, MemoryDisk};
+
+    #[tokio::test]
+    async fn what_counts_as_a_snapshot_at_the_start_survives_a_power_cut() {
+        let disk = MemoryDisk::default();
+        let offered = {
+            let state = Arc::new(State::open_in_memory(&disk).unwrap());
+            let id = StoreLogId { term: 1, index: 0, leader: 0 };
+            state.apply(&[(id, Payload::Blank)]).unwrap();
+            let changes = Arc::new(ChangeLog::new(Revision::FIRST, 1024));
+            let progress = Arc::new(Progress::new(AppliedPosition::default(), changes));
+            let mut machine = StateMachine::new(state, progress);
+            machine.get_current_snapshot().await.unwrap().unwrap().meta.last_log_id
+        };
+        disk.crash();
+        let state = State::open_in_memory(&disk).unwrap();
+        let left = state.view().unwrap().applied().id;
+        assert_eq!(left.map(convert::log_id_from_store), offered);
     }
 }

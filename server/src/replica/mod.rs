@@ -37,7 +37,7 @@ pub use crate::raft::{
 };
 pub use running::Replica;
 pub use settings::{
-    Clock, Components, Disk, Entry, FEATURE_LEVEL, INITIAL_ID_MAX, Pace, ReplicaSettings,
+    Clock, Components, Delay, Disk, Entry, FEATURE_LEVEL, INITIAL_ID_MAX, ReplicaSettings,
     SystemClock,
 };
 pub use start::{Failure, StartError};

@@ -133,12 +133,15 @@ pub enum Disk {
         /// Holds the state.
         state: MemoryDisk,
         /// How long the log's next round takes to be written and synced.
-        pace: Pace,
+        pace: Delay,
+        /// How long the state takes for the next batch of entries.
+        apply_pace: Delay,
     },
 }
 
-/// How long a simulated disk takes for a round of the log: asked before each.
-pub type Pace = Arc<dyn Fn() -> Duration + Send + Sync>;
+/// How long a simulated disk takes: asked before each round of the log, and
+/// before each batch of the state.
+pub type Delay = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// What a replica is made of, besides its settings.
 pub struct Components {

@@ -187,6 +187,10 @@ impl Replica {
         let position = position(&state)?;
         let changes = Arc::new(ChangeLog::new(position.revision, settings.changes_bytes));
         let progress = Arc::new(Progress::new(position, changes).counting(metrics));
+        #[cfg(feature = "simulation")]
+        if let super::settings::Disk::Simulated { apply_pace, .. } = &disk {
+            progress.set_pace(apply_pace);
+        }
         let consensus = Consensus::start(Parts {
             node_id: identity.node_id,
             cluster: hex(&identity.cluster_id),

@@ -1,6 +1,6 @@
 //! The disk of one host: what survives which kind of end.
 
-use keelstone_server::replica::Disk;
+use keelstone_server::replica::{Delay, Disk};
 use keelstone_store::disk::MemoryDisk;
 use keelstone_store::disk::storage::{Fault, SimDisk};
 use std::sync::Arc;
@@ -17,23 +17,30 @@ pub struct NodeDisk {
     pub log: SimDisk,
     state: MemoryDisk,
     pace_us: Arc<AtomicU64>,
+    apply_pace_us: Arc<AtomicU64>,
 }
 
 impl NodeDisk {
     /// An empty disk whose chance is drawn from `seed`.
     pub fn new(seed: u64) -> Self {
         let log = SimDisk::new(seed, CAPACITY);
-        Self { log, state: MemoryDisk::default(), pace_us: Arc::new(AtomicU64::new(1_000)) }
+        let (pace_us, apply_pace_us) = (Arc::new(AtomicU64::new(1_000)), Arc::default());
+        Self { log, state: MemoryDisk::default(), pace_us, apply_pace_us }
     }
 
     /// As the replica takes it.
     pub fn component(&self) -> Disk {
-        let pace = Arc::clone(&self.pace_us);
         Disk::Simulated {
             log: Arc::new(self.log.clone()),
             state: self.state.clone(),
-            pace: Arc::new(move || Duration::from_micros(pace.load(Ordering::Relaxed))),
+            pace: pace_of(&self.pace_us),
+            apply_pace: pace_of(&self.apply_pace_us),
         }
+    }
+
+    /// How long each batch of entries takes to be applied, in microseconds.
+    pub fn set_apply_pace_us(&self, pace_us: u64) {
+        self.apply_pace_us.store(pace_us, Ordering::Relaxed);
     }
 
     /// How long each round of the log takes from now on, in microseconds.
@@ -61,4 +68,9 @@ impl NodeDisk {
     pub fn lose_process(&self) {
         self.log.restart();
     }
+}
+
+fn pace_of(pace_us: &Arc<AtomicU64>) -> Delay {
+    let pace_us = Arc::clone(pace_us);
+    Arc::new(move || Duration::from_micros(pace_us.load(Ordering::Relaxed)))
 }

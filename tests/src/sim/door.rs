@@ -100,6 +100,11 @@ impl Doors {
         }
     }
 
+    /// Whether clients cannot reach a node.
+    pub fn is_shut(&self, host: HostId) -> bool {
+        self.lock().shut.contains(&host)
+    }
+
     /// Lets clients reach all nodes.
     pub fn open_all(&self) {
         self.lock().shut.clear();
@@ -170,11 +175,6 @@ impl Doors {
             return Err(NoAnswer::Lost);
         }
         Ok(answer)
-    }
-
-    /// Which nodes take errands.
-    pub fn open(&self) -> Vec<HostId> {
-        self.lock().doors.keys().copied().collect()
     }
 }
 

@@ -29,36 +29,62 @@ pub struct NodeLook {
     pub hash: [u8; 32],
     /// The store's revision there.
     pub revision: Revision,
+    /// The oldest revision that can be read there.
+    pub compacted: Revision,
 }
 
 /// All nodes that take part, at a moment.
 pub struct Look {
-    /// Microseconds since the world began.
-    pub now_us: u64,
     /// By host.
     pub nodes: Vec<NodeLook>,
 }
 
 impl NodeLook {
-    /// What a replica shows; `None` if its state cannot be read.
-    pub fn of(host: HostId, life: u64, replica: &Arc<Replica>) -> Option<Self> {
+    /// What a replica shows; `before` is what it showed last, and is returned if
+    /// nothing has changed. `None` if its state cannot be read.
+    pub fn of(
+        host: HostId,
+        life: u64,
+        replica: &Arc<Replica>,
+        before: Option<&Self>,
+    ) -> Option<Self> {
         use keelstone_server::core::Core as _;
-        let log = replica.log().clone();
-        let now = log.recovered();
-        let durable = log.stats().backlog_bytes == 0;
+        let now = replica.log().recovered();
+        let durable = replica.log().stats().backlog_bytes == 0;
         let view = replica.state().view().ok()?;
         let head = view.head();
+        let same = |it: &&Self| {
+            it.now == now && it.hash == head.hash && it.durable == durable && it.life == life
+        };
+        if let Some(before) = before.filter(same) {
+            return Some(before.clone());
+        }
         Some(Self {
             host,
             node: replica.identity().node_id,
             life,
             now,
             durable,
-            log,
+            log: replica.log().clone(),
             applied: view.applied().id,
             hash: head.hash,
             revision: head.revision,
+            compacted: head.compacted,
         })
+    }
+
+    /// What of it belongs into the trace.
+    pub fn line(&self) -> String {
+        let vote = self.now.vote.map(|vote| (vote.term, vote.node, vote.committed));
+        format!(
+            "n{} vote {vote:?} last {:?} committed {:?} applied {:?} purged {:?} hash {:02x?}",
+            self.host,
+            self.now.last.map(|id| (id.term, id.index)),
+            self.now.committed.map(|id| id.index),
+            self.applied.map(|id| id.index),
+            self.now.purged.map(|id| id.index),
+            &self.hash[..4],
+        )
     }
 
     /// The entries from `from` to before `until` that its log has.

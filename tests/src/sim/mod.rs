@@ -12,7 +12,8 @@
 //! | `host`, `net`, `disk`, `clock` | what a machine is made of |
 //! | `node`, `door` | the server on a machine, and how clients reach it |
 //! | `client` | what clients do, and the history of it |
-//! | `look`, `invariant` | what must always hold, a file for each |
+//! | `look`, `invariant` | what must always hold of the nodes, a file for each |
+//! | `promise` | what clients are promised, a file for each |
 //! | `run`, `trace` | a run from forming to its verdict, and its fingerprint |
 //!
 //! What is not here: gRPC of clients, TLS, real files and engines. Those are
@@ -30,6 +31,7 @@ pub mod net;
 pub mod node;
 pub mod panics;
 pub mod plan;
+pub mod promise;
 pub mod run;
 pub mod trace;
 pub mod world;

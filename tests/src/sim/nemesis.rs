@@ -60,6 +60,13 @@ pub enum Action {
         /// How long a round takes.
         pace_us: u64,
     },
+    /// A state engine gets slow, or fast again.
+    SlowApply {
+        /// Whose.
+        host: HostId,
+        /// How long a batch takes.
+        pace_us: u64,
+    },
     /// A wall clock jumps.
     ClockJump {
         /// Whose.
@@ -95,6 +102,7 @@ impl Action {
             Self::Cut { .. } => "cut",
             Self::Quality(_) => "network",
             Self::SlowDisk { .. } => "slow-disk",
+            Self::SlowApply { .. } => "slow-apply",
             Self::ClockJump { .. } => "clock-jump",
             Self::ClockRate { .. } => "clock-rate",
             Self::ShutDoor { .. } => "shut-door",
@@ -191,13 +199,18 @@ impl Drawing {
                 self.at(at, Action::ClockJump { host, offset_ms });
             }
             10 => {
-                let rate = 700 + self.random.below(700);
+                let rate = 900 + self.random.below(200);
                 self.at(at, Action::ClockRate { host, rate });
                 self.at(at + length, Action::ClockRate { host, rate: super::host::RATE_TRUE });
             }
             11 => {
                 self.at(at, Action::ShutDoor { host, shut: true });
                 self.at(at + length, Action::ShutDoor { host, shut: false });
+            }
+            12 => {
+                let pace_us = 10_000 + self.random.below(1_000_000);
+                self.at(at, Action::SlowApply { host, pace_us });
+                self.at(at + length, Action::SlowApply { host, pace_us: 0 });
             }
             _ => self.at(at, Action::PowerCutAll { outage_ms: 50 + length / 4 }),
         }
@@ -241,4 +254,4 @@ impl Drawing {
 }
 
 /// How many kinds of faults there are.
-const KINDS: u64 = 13;
+const KINDS: u64 = 14;

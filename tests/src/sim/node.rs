@@ -85,6 +85,8 @@ pub struct NodeParts {
     pub disk: NodeDisk,
     /// Where its identity is: a directory of this machine.
     pub data_dir: PathBuf,
+    /// Whether it waits to be added, if its disk is new.
+    pub joins: bool,
     /// What the world sees of it.
     pub sight: Sight,
 }
@@ -105,7 +107,7 @@ impl NodeParts {
     fn settings(&self) -> ReplicaSettings {
         let plan = &self.plan;
         let members: Vec<_> = (1..=plan.members).map(|host| member(host, true)).collect();
-        let entry = if self.host <= plan.members {
+        let entry = if !self.joins {
             Entry::Form { node_id: self.host, token: plan.seed.to_string(), members }
         } else {
             Entry::Join { member: member(self.host, false), ask: members }

@@ -41,6 +41,8 @@ pub struct Plan {
     pub history_max: Duration,
     /// Clients of each kind.
     pub clients: Clients,
+    /// Whether members and leaders are changed meanwhile.
+    pub operator: bool,
     /// Whether chance of faults is drawn at all.
     pub faults: bool,
 }
@@ -103,7 +105,7 @@ impl Plan {
             seed,
             members,
             spares: if members == 3 { pick(random, &[0, 1, 2]) } else { 0 },
-            tick_ms: 1,
+            tick_ms: pick(random, &[1, 2, 2]),
             faults_ms: pick(random, &[5_000, 7_000, 9_000]),
             liveness_ms: 20_000,
             timing,
@@ -116,6 +118,7 @@ impl Plan {
             changes_bytes: pick(random, &[1024, 8 * 1024, 1024 * 1024]),
             history_max: pick(random, &[Duration::ZERO, ms(1_000), ms(4_000)]),
             clients,
+            operator: random.below(2) == 0,
             faults: true,
         }
     }
@@ -129,6 +132,7 @@ impl Plan {
             faults_ms: 2_000,
             quality: Quality::GOOD,
             way: Way { loss_permille: 0, answer_loss_permille: 0, ..plan.way },
+            operator: false,
             faults: false,
             ..plan
         }

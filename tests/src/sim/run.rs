@@ -5,18 +5,26 @@
 //! answering. Then the history is judged. A run in which nothing happened is no
 //! run: it fails as well.
 
-use super::client::{self, Clients, Failed, Stage};
+use super::client::operator::Orders;
+use super::client::{self, Clients, Stage};
 use super::nemesis::{self, Schedule};
 use super::world::{Happened, World};
-use super::{HostId, Plan, Trace, Violation, door};
-use keelstone_jepsen::history::{History, Recorder, TxnReply};
+use super::{HostId, Plan, Trace, Violation, door, promise};
+use keelstone_jepsen::history::{Fault, FaultPhase, History, Op, Recorder};
 use keelstone_server::core::Core as _;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// How long a cluster may take to form, in milliseconds.
 const FORM_MS: u64 = 20_000;
+/// How long clients go on after the faults, in milliseconds.
+const AFTER_MS: u64 = 1_500;
+/// When all that clients began is over, in milliseconds.
+const PATIENCE_PAST_MS: u64 = 2_700;
 /// Events of a history.
 const EVENTS_MAX: usize = 1_000_000;
 
@@ -63,6 +71,8 @@ pub fn run(plan: Plan, dir: &Path, keep: bool) -> Report {
         plan: Arc::clone(&plan),
         world,
         recorder,
+        orders: Orders::default(),
+        watched: Arc::default(),
         healed_in_ms: None,
         simulated_ms: 0,
     };
@@ -82,6 +92,8 @@ struct Run {
     world: World,
     schedule: Schedule,
     recorder: Arc<Recorder>,
+    orders: Orders,
+    watched: Arc<AtomicU64>,
     healed_in_ms: Option<u64>,
     simulated_ms: u64,
 }
@@ -93,8 +105,10 @@ impl Run {
             doors: self.world.doors().clone(),
             recorder: Arc::clone(&self.recorder),
             time: self.world.time().clone(),
-            hosts: (1..=self.plan.members).collect(),
+            hosts: self.world.hosts(),
             stage: stage.clone(),
+            orders: self.orders.clone(),
+            watched: Arc::clone(&self.watched),
         }
     }
 
@@ -103,10 +117,10 @@ impl Run {
         let stage = Stage::default();
         let clients = self.clients(&stage);
         let finals = Finals::default();
-        let (begun, last, all) = (stage.clone(), finals.clone(), clients.clone());
+        let last = finals.clone();
         self.world.start_clients(async move {
-            client::start(clients).await;
-            last.read_when(&begun, &all).await;
+            client::start(&clients);
+            last.read_when(&clients).await;
         });
         self.faults()?;
         self.world.heal();
@@ -119,7 +133,7 @@ impl Run {
     /// Until all initial members take part.
     fn form(&mut self) -> Result<(), Violation> {
         while self.world.time().now_ms() < FORM_MS {
-            self.world.step()?;
+            self.step()?;
             let members: Vec<HostId> = (1..=self.plan.members).collect();
             let ready = |host: &HostId| {
                 self.world.replica(*host).is_some_and(|replica| *replica.recovered().borrow())
@@ -131,75 +145,121 @@ impl Run {
         Err(Violation::new("liveness", "the cluster did not form in time"))
     }
 
-    fn faults(&mut self) -> Result<(), Violation> {
-        let begun = self.world.time().now_ms();
-        let mut due = std::mem::take(&mut self.schedule).into_iter().peekable();
-        loop {
-            let now = self.world.time().now_ms() - begun;
-            while let Some((_, action)) = due.next_if(|(at, _)| *at <= now) {
-                self.world.act(&action);
-            }
-            if now >= self.plan.faults_ms {
-                return Ok(());
-            }
-            self.world.step()?;
+    /// One step of the world, with what the operator wants of it.
+    fn step(&mut self) -> Result<(), Violation> {
+        for host in self.orders.take() {
+            self.world.wipe(host);
         }
-    }
-
-    /// Until all members that run have the same state, and one of them leads.
-    fn settle(&mut self, healed_at: u64) -> Result<(), Violation> {
-        // Clients go on for a while: it has to serve them, too.
-        while self.world.time().now_ms() < healed_at + 1_000 {
-            self.world.step()?;
+        let before = self.world.happened().compacted;
+        self.world.step()?;
+        let revision = self.world.happened().compacted;
+        if revision > before {
+            self.note_compaction(revision);
         }
         Ok(())
     }
 
-    fn equal(&self) -> bool {
-        let replicas = self.world.hosts().into_iter().map(|host| self.world.replica(host));
-        let replicas: Option<Vec<_>> = replicas.take(self.members()).collect();
-        let Some(replicas) = replicas else { return false };
-        let mut states = replicas.iter().filter_map(|it| {
-            use keelstone_store::machine::View as _;
-            let view = it.state().view().ok()?;
-            let status = it.status();
-            Some((view.head().hash, status.leader, status.last_log_index, view.applied().id))
-        });
-        let first = states.next();
-        first.as_ref().is_some_and(|it| it.1.is_some()) && states.all(|it| Some(it) == first)
+    /// The leader forgets history by itself; the judges have to know.
+    fn note_compaction(&self, revision: u64) {
+        let process = self.recorder.new_process();
+        self.recorder.invoke(process, Op::Compact { revision }, None);
+        self.recorder.ok(process, Op::Compact { revision }, None);
     }
 
-    fn members(&self) -> usize {
-        usize::try_from(self.plan.members).unwrap_or(usize::MAX)
+    fn faults(&mut self) -> Result<(), Violation> {
+        let begun = self.world.time().now_ms();
+        let mut due = std::mem::take(&mut self.schedule).into_iter().peekable();
+        self.note_faults(FaultPhase::Start, "any", String::new());
+        loop {
+            let now = self.world.time().now_ms() - begun;
+            while let Some((_, action)) = due.next_if(|(at, _)| *at <= now) {
+                self.note_faults(FaultPhase::Once, action.name(), format!("{action:?}"));
+                self.world.act(&action);
+            }
+            if now >= self.plan.faults_ms {
+                self.note_faults(FaultPhase::Heal, "any", String::new());
+                return Ok(());
+            }
+            self.step()?;
+        }
+    }
+
+    fn note_faults(&self, phase: FaultPhase, fault: &str, action: String) {
+        let parameters = BTreeMap::from([("action".to_owned(), action)]);
+        let fault = fault.to_owned();
+        self.recorder.fault(Fault { fault, phase, targets: Vec::new(), parameters });
+    }
+
+    /// Clients go on for a while after the faults: they have to be served, too.
+    fn settle(&mut self, healed_at: u64) -> Result<(), Violation> {
+        while self.world.time().now_ms() < healed_at + AFTER_MS {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// The members' hosts, as whoever leads says, and whether that is settled.
+    fn members(&self) -> Option<Vec<HostId>> {
+        let mut leaders = self.world.hosts().into_iter().filter_map(|host| {
+            let replica = self.world.replica(host)?;
+            let status = replica.status();
+            (status.role == "leader").then_some(replica)
+        });
+        let leader = leaders.next()?;
+        let hosts = leader.members().into_iter().filter_map(|member| host_of(&member.peer_address));
+        leaders.next().is_none().then(|| hosts.collect())
+    }
+
+    /// Whether all members have the same state and log, and the same leader.
+    fn equal(&self, members: &[HostId]) -> bool {
+        let mut states = members.iter().map(|host| {
+            use keelstone_store::machine::View as _;
+            let replica = self.world.replica(*host)?;
+            let view = replica.state().view().ok()?;
+            let status = replica.status();
+            Some((view.head().hash, status.leader?, status.last_log_index, view.applied().id))
+        });
+        let first = states.next().flatten();
+        first.is_some() && states.all(|state| state == first)
     }
 
     /// The last reads, on every member, and equality of all of them.
     fn finish(&mut self, healed_at: u64, finals: &Finals) -> Result<(), Violation> {
+        let mut told = false;
         loop {
             let now = self.world.time().now_ms();
-            let read = finals.done() == self.members();
-            if read && self.equal() {
+            let members = self.members();
+            if let Some(members) = &members
+                && !told
+                && now >= healed_at + AFTER_MS + PATIENCE_PAST_MS
+            {
+                finals.begin(members.clone());
+                told = true;
+            }
+            let equal = members.as_ref().is_some_and(|members| self.equal(members));
+            let newest = finals.newest();
+            let watched = self.watched.load(Ordering::Relaxed);
+            if finals.are_done() && equal && watched >= newest {
                 self.healed_in_ms = Some(now - healed_at);
                 return Ok(());
             }
             if now > healed_at + self.plan.liveness_ms {
                 let text = format!(
-                    "not well {} ms after the last fault: {} of {} nodes answered, equal: {}",
+                    "not well {} ms after the last fault: members {members:?}, last reads {}, equal {equal}, \
+                     watched {watched} of {newest}",
                     self.plan.liveness_ms,
                     finals.done(),
-                    self.members(),
-                    self.equal()
                 );
                 return Err(Violation::new("liveness", text));
             }
-            self.world.step()?;
+            self.step()?;
         }
     }
 
     fn judge(mut self, lived: Result<(), Violation>) -> Report {
         self.simulated_ms = self.world.time().now_ms();
         let happened = self.world.happened().clone();
-        let inputs = self.world.inputs();
+        let mut inputs = self.world.inputs();
         let mut trace = self.world.into_trace();
         let events = self.recorder.snapshot();
         for event in &events {
@@ -212,7 +272,13 @@ impl Run {
                 (History::default(), Err(Violation::new("harness", text)))
             }
         };
-        let lived = lived.and(judged);
+        let lived = lived.and(judged).and_then(|()| something(&self.plan, &history, &happened));
+        let (lived, promises) = match lived.and_then(|()| promise::judge(&history, &self.plan)) {
+            Ok(promises) => (Ok(()), promises),
+            Err(violation) => (Err(violation), Vec::new()),
+        };
+        inputs.extend(promises);
+        inputs.extend(happened.rare());
         let verdict = lived.map_or_else(Verdict::Violated, |()| Verdict::Well);
         Report {
             plan: self.plan,
@@ -227,36 +293,81 @@ impl Run {
     }
 }
 
-/// The last reads, one on each member.
+/// A run without faults or without success proves nothing.
+fn something(plan: &Plan, history: &History, happened: &Happened) -> Result<(), Violation> {
+    if plan.faults && happened.faults.is_empty() {
+        return Err(Violation::new("something happened", "no fault fired"));
+    }
+    let answered = history.operations().iter().any(|operation| operation.ok().is_some());
+    if !answered {
+        return Err(Violation::new("something happened", "no operation succeeded"));
+    }
+    Ok(())
+}
+
+fn host_of(address: &str) -> Option<HostId> {
+    address.strip_prefix('n')?.split(':').next()?.parse().ok()
+}
+
+/// The last reads, one on each member. Clones share them.
 #[derive(Clone, Default)]
 struct Finals {
-    replies: Arc<Mutex<Vec<(HostId, TxnReply)>>>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Whom to ask, once that is known.
+    members: Option<Vec<HostId>>,
+    done: Vec<(HostId, u64)>,
+    leases_asked: bool,
 }
 
 impl Finals {
-    fn done(&self) -> usize {
-        self.replies.lock().unwrap_or_else(PoisonError::into_inner).len()
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads on every member once clients have ended, until each has answered.
-    async fn read_when(&self, stage: &Stage, all: &Clients) {
-        let pause = std::time::Duration::from_millis(50);
-        while stage.goes_on() {
+    fn begin(&self, members: Vec<HostId>) {
+        self.lock().members = Some(members);
+    }
+
+    fn done(&self) -> usize {
+        self.lock().done.len()
+    }
+
+    fn are_done(&self) -> bool {
+        let shared = self.lock();
+        let all = shared.members.as_ref().is_some_and(|it| it.len() == shared.done.len());
+        all && shared.leases_asked
+    }
+
+    /// The newest revision that was read.
+    fn newest(&self) -> u64 {
+        self.lock().done.iter().map(|(_, revision)| *revision).max().unwrap_or(0)
+    }
+
+    /// Reads on every member, once it is told which they are, until each has
+    /// answered.
+    async fn read_when(&self, all: &Clients) {
+        let pause = Duration::from_millis(50);
+        let members = loop {
+            if let Some(members) = self.lock().members.clone() {
+                break members;
+            }
             tokio::time::sleep(pause).await;
-        }
-        // What clients began has an outcome by then.
-        tokio::time::sleep(client::PATIENCE_PAST).await;
-        for host in all.hosts.clone() {
+        };
+        for host in members {
             loop {
-                match client::read_all(all, host).await {
-                    Ok(reply) => {
-                        let mut replies =
-                            self.replies.lock().unwrap_or_else(PoisonError::into_inner);
-                        replies.push((host, reply));
-                        break;
-                    }
-                    Err(Failed::No(_) | Failed::Unknown(_)) => tokio::time::sleep(pause).await,
+                if let Ok(reply) = client::read_all(all, host).await {
+                    self.lock().done.push((host, reply.revision));
+                    break;
                 }
+                tokio::time::sleep(pause).await;
+            }
+            if !self.lock().leases_asked {
+                client::ask_all(all, host).await;
+                self.lock().leases_asked = true;
             }
         }
     }

@@ -27,6 +27,8 @@ struct Slot {
     outage_ms: u64,
     /// The last line of it in the trace.
     traced: String,
+    /// What was seen of it last.
+    seen: Option<NodeLook>,
 }
 
 /// What happened to the machines, for the verdict.
@@ -38,10 +40,28 @@ pub struct Happened {
     pub starts: u64,
     /// Most entries that were purged on a node.
     pub purged: u64,
+    /// Snapshots that were installed: the log was purged past its end.
+    pub installs: u64,
     /// Highest term.
     pub term: u64,
+    /// The oldest revision that can be read somewhere.
+    pub compacted: u64,
     /// Leaders that were seen, by term.
     pub leaders: BTreeSet<u64>,
+}
+
+impl Happened {
+    /// What has to happen in some of many runs for them to mean much.
+    pub fn rare(&self) -> [(&'static str, u64); 5] {
+        let count = |name| self.faults.get(name).copied().unwrap_or_default();
+        [
+            ("snapshot installs", self.installs),
+            ("purges", u64::from(self.purged > 0)),
+            ("compactions", u64::from(self.compacted > 0)),
+            ("elections", self.leaders.len().saturating_sub(1) as u64),
+            ("new disks", count("new-disk")),
+        ]
+    }
 }
 
 /// See the module.
@@ -75,6 +95,7 @@ impl World {
                 clock: WallClock::new(time.clone()),
                 disk: NodeDisk::new(random.draw()),
                 data_dir: dir.join(format!("n{host}")),
+                joins: host > plan.members,
                 sight: Sight::default(),
             };
             let slot = Slot {
@@ -84,6 +105,7 @@ impl World {
                 start_at_ms: Some(random.below(50)),
                 outage_ms: 0,
                 traced: String::new(),
+                seen: None,
             };
             slots.insert(host, slot);
         }
@@ -129,6 +151,7 @@ impl World {
 
     /// Notes something in the trace.
     pub fn note(&mut self, text: &str) {
+        tracing::info!(at_ms = self.time.now_ms(), "{text}");
         self.trace.note(self.time.now_us(), text);
     }
 
@@ -206,6 +229,7 @@ impl World {
         slot.start_at_ms = outage_ms.map(|outage| now + outage);
         self.doors.close(host);
         slot.parts.sight.clear();
+        slot.seen = None;
         if slot.host.is_on() {
             self.net.leave(host, how, || slot.host.stop());
             match how {
@@ -214,34 +238,58 @@ impl World {
             }
         }
         slot.parts.disk.set_pace_us(1_000);
+        slot.parts.disk.set_apply_pace_us(0);
     }
 
     fn look(&mut self) -> Result<(), Violation> {
         let now_us = self.time.now_us();
-        let mut look = Look { now_us, nodes: Vec::new() };
+        let mut look = Look { nodes: Vec::new() };
+        let mut changed = false;
         for (host, slot) in &mut self.slots {
             let Some(replica) = slot.parts.sight.replica() else { continue };
-            let Some(node) = NodeLook::of(*host, slot.life, &replica) else { continue };
-            let vote = node.now.vote.map(|vote| (vote.term, vote.node, vote.committed));
-            let line = format!(
-                "n{host} vote {vote:?} last {:?} committed {:?} applied {:?} purged {:?} hash {:02x?}",
-                node.now.last.map(|id| (id.term, id.index)),
-                node.now.committed.map(|id| id.index),
-                node.applied.map(|id| id.index),
-                node.now.purged.map(|id| id.index),
-                &node.hash[..4],
-            );
-            if line != slot.traced {
-                self.trace.note(now_us, &line);
-                slot.traced = line;
+            let before = slot.seen.as_ref();
+            let Some(node) = NodeLook::of(*host, slot.life, &replica, before) else { continue };
+            let same = before.is_some_and(|it| {
+                it.now == node.now
+                    && it.hash == node.hash
+                    && it.durable == node.durable
+                    && it.life == node.life
+            });
+            if !same {
+                changed = true;
+                let index = |id: Option<keelstone_store::disk::LogId>| id.map(|id| id.index);
+                if before.is_some_and(|it| index(node.now.purged) > index(it.now.last)) {
+                    self.happened.installs += 1;
+                }
+                let line = node.line();
+                if slot.traced != line {
+                    self.trace.note(now_us, &line);
+                    slot.traced = line;
+                }
+                self.happened.term = self.happened.term.max(node.now.vote.map_or(0, |it| it.term));
+                self.happened.compacted = self.happened.compacted.max(node.compacted.get());
+                self.happened.leaders.extend(node.leads());
+                let purged = node.now.purged.map_or(0, |id| id.index);
+                self.happened.purged = self.happened.purged.max(purged);
+                slot.seen = Some(node.clone());
             }
-            self.happened.term = self.happened.term.max(node.now.vote.map_or(0, |it| it.term));
-            self.happened.leaders.extend(node.leads());
-            let purged = node.now.purged.map_or(0, |id| id.index);
-            self.happened.purged = self.happened.purged.max(purged);
             look.nodes.push(node);
         }
-        self.invariants.look(&look)
+        if changed { self.invariants.look(&look) } else { Ok(()) }
+    }
+
+    /// Gives a machine a new disk: what was on it is gone for good.
+    pub fn wipe(&mut self, host: HostId) {
+        self.note(&format!("n{host} is given a new disk"));
+        self.stop(host, Leave::Killed, Some(200));
+        let seed = self.random.draw();
+        let Some(slot) = self.slots.get_mut(&host) else { return };
+        slot.parts.disk = NodeDisk::new(seed);
+        slot.parts.joins = true;
+        if let Err(error) = std::fs::remove_dir_all(&slot.parts.data_dir) {
+            self.note(&format!("its directory was not there: {error}"));
+        }
+        *self.happened.faults.entry("new-disk").or_default() += 1;
     }
 
     /// Does what the schedule says.
@@ -277,6 +325,10 @@ impl World {
                 let Some(slot) = self.slots.get_mut(&host) else { return };
                 slot.parts.disk.set_pace_us(pace_us);
             }
+            Action::SlowApply { host, pace_us } => {
+                let Some(slot) = self.slots.get_mut(&host) else { return };
+                slot.parts.disk.set_apply_pace_us(pace_us);
+            }
             Action::ClockJump { host, offset_ms } => {
                 let Some(slot) = self.slots.get_mut(&host) else { return };
                 slot.parts.clock.set_offset_ms(offset_ms);
@@ -304,6 +356,7 @@ impl World {
             slot.host.set_rate(RATE_TRUE);
             slot.parts.clock.set_offset_ms(0);
             slot.parts.disk.set_pace_us(1_000);
+            slot.parts.disk.set_apply_pace_us(0);
             slot.parts.disk.log.clear_faults();
             if !slot.host.is_on() {
                 slot.start_at_ms = Some(slot.start_at_ms.map_or(now, |at| at.min(now + 500)));

@@ -3,11 +3,14 @@
 //! `keelstone-sim run --seed N` runs one seed, `--seeds A..B` many, and
 //! `check-determinism` one seed twice.
 
+mod many;
+
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use keelstone_tests::sim::{Plan, Report, Verdict, run};
+use many::Many;
 use std::io::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -28,6 +31,9 @@ enum Command {
         /// Stop after this time, such as 120s.
         #[arg(long, value_parser = seconds)]
         budget: Option<Duration>,
+        /// How many seeds are run at a time.
+        #[arg(long, default_value_t = 1)]
+        jobs: u64,
         /// Go on after a seed that failed.
         #[arg(long)]
         keep_going: bool,
@@ -98,59 +104,16 @@ fn tell(out: &mut impl std::io::Write, report: &Report, took: Duration) -> std::
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
-        Command::Run { seed, seeds, budget, keep_going, trace, logs, quiet } => {
+        Command::Run { seed, seeds, budget, jobs, keep_going, trace, logs, quiet } => {
             if logs {
                 let filter = tracing_subscriber::EnvFilter::from_default_env();
                 tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
             }
             let seeds = seeds.or(seed.map(|seed| seed..seed + 1)).unwrap_or(0..0);
-            run_many(seeds, budget, keep_going, trace, quiet)
+            many::run(&Many { seeds, budget, jobs, keep_going, trace, quiet })
         }
         Command::CheckDeterminism { seed } => check(seed),
     }
-}
-
-fn run_many(
-    seeds: std::ops::Range<u64>,
-    budget: Option<Duration>,
-    keep_going: bool,
-    trace: bool,
-    quiet: bool,
-) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    let begun = Instant::now();
-    let (mut done, mut failed) = (0_u32, Vec::new());
-    for seed in seeds.clone() {
-        if budget.is_some_and(|budget| begun.elapsed() >= budget) {
-            break;
-        }
-        let started = Instant::now();
-        let report = run_seed(seed, quiet, trace)?;
-        done += 1;
-        for line in report.trace.kept() {
-            writeln!(out, "{line}")?;
-        }
-        tell(&mut out, &report, started.elapsed())?;
-        if trace {
-            writeln!(out, "{:?}\n{:?}", report.happened, report.inputs)?;
-        }
-        if report.verdict != Verdict::Well {
-            failed.push(seed);
-            if !keep_going {
-                break;
-            }
-        }
-    }
-    let minutes = begun.elapsed().as_secs_f64() / 60.0;
-    let per_minute = f64::from(done) / minutes;
-    writeln!(out, "{done} seeds in {minutes:.2} minutes, {per_minute:.0} seeds a minute")?;
-    if done == 0 {
-        bail!("no seed was run");
-    }
-    if !failed.is_empty() {
-        bail!("{} of {done} seeds failed: {failed:?}", failed.len());
-    }
-    Ok(())
 }
 
 fn check(seed: u64) -> anyhow::Result<()> {

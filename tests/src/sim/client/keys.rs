@@ -126,9 +126,9 @@ pub(super) async fn ask_txn(all: &Clients, txn: &Txn, node: HostId) -> Result<Tx
     Ok(convert::reply(revision, reply))
 }
 
-/// Reads everything that clients wrote, at one node.
+/// Reads all keys that only transactions change, at one node.
 pub(in crate::sim) async fn read_all(all: &Clients, node: HostId) -> Result<TxnReply, Failed> {
-    let everything = Action::Range { key: "a".to_owned(), end: Some(prefix_end("z")), limit: 0 };
+    let everything = Action::Range { key: "k".to_owned(), end: Some(prefix_end("l")), limit: 0 };
     let txn = Txn { success: vec![everything], linearizable: true, ..Txn::default() };
     let process = all.recorder.new_process();
     all.recorder.invoke(process, Op::Txn(txn.clone()), Some(node));

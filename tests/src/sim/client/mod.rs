@@ -6,7 +6,13 @@
 //! another process number.
 
 mod convert;
+mod counters;
+mod entities;
 mod keys;
+mod leases;
+mod locks;
+pub mod operator;
+mod watch;
 
 use super::door::{Doors, NoAnswer};
 use super::{HostId, Plan, WorldTime};
@@ -14,14 +20,11 @@ use crate::durability::Random;
 use keelstone_jepsen::history::{Op, Process, Recorder};
 use keelstone_server::core::{ProposeError, ReadError};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long clients wait for an answer.
 pub const PATIENCE: Duration = Duration::from_millis(2_500);
-
-/// When every operation that was begun is over.
-pub const PATIENCE_PAST: Duration = Duration::from_millis(2_700);
 
 /// What all clients share.
 #[derive(Clone)]
@@ -38,6 +41,10 @@ pub struct Clients {
     pub hosts: Vec<HostId>,
     /// What clients shall do now.
     pub stage: Stage,
+    /// What the operator wants of the world.
+    pub orders: operator::Orders,
+    /// Up to where the watcher of everything has come.
+    pub watched: Arc<AtomicU64>,
 }
 
 /// What clients shall do now. Clones share it.
@@ -47,9 +54,19 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Nobody shall begin anything.
+    /// Nobody shall begin anything; watchers go on.
     pub fn end(&self) {
         self.number.store(1, Ordering::Relaxed);
+    }
+
+    /// Watchers end as well.
+    pub fn end_watches(&self) {
+        self.number.store(2, Ordering::Relaxed);
+    }
+
+    /// Whether watchers go on.
+    pub fn watches(&self) -> bool {
+        self.number.load(Ordering::Relaxed) < 2
     }
 
     /// Whether clients go on.
@@ -135,16 +152,39 @@ impl Client {
 }
 
 /// Starts all clients of the plan; to be called on their machine.
-pub async fn start(all: Clients) {
+pub fn start(all: &Clients) {
     let counts = all.plan.clients;
     let mut number = 0;
     let mut next = || {
         number += 1;
-        Client::new(&all, number)
+        (Client::new(all, number), number)
     };
+    for reader in 0..counts.watchers {
+        tokio::spawn(watch::run(next().0, reader));
+    }
     for _ in 0..counts.keys {
-        tokio::spawn(keys::run(next()));
+        tokio::spawn(keys::run(next().0));
+    }
+    for _ in 0..counts.leases {
+        let (client, number) = next();
+        tokio::spawn(leases::run(client, number));
+    }
+    for _ in 0..counts.counters {
+        let (client, number) = next();
+        tokio::spawn(counters::run(client, number));
+    }
+    if all.plan.operator {
+        tokio::spawn(operator::run(next().0));
+    }
+    let resource = locks::Resource::default();
+    for _ in 0..counts.locks {
+        let (client, number) = next();
+        tokio::spawn(locks::run(client, number, resource.clone()));
+    }
+    for writer in 0..counts.entities {
+        tokio::spawn(entities::run(next().0, writer));
     }
 }
 
 pub(super) use keys::read_all;
+pub(super) use leases::ask_all;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// See the module.
 #[derive(Default)]
 pub(super) struct Durable {
-    /// What each host had durably, in which life.
+    /// What each node had durably, in which life.
     kept: BTreeMap<u64, (u64, Recovered)>,
     inputs: u64,
 }
@@ -54,13 +54,13 @@ impl Invariant for Durable {
 
     fn look(&mut self, look: &Look) -> Result<(), String> {
         for node in &look.nodes {
-            if let Some((life, before)) = self.kept.get(&node.host) {
+            if let Some((life, before)) = self.kept.get(&node.node) {
                 let reborn = *life != node.life;
                 self.inputs += u64::from(reborn);
                 self.compare(before, node, reborn)?;
             }
             if node.durable {
-                self.kept.insert(node.host, (node.life, node.now));
+                self.kept.insert(node.node, (node.life, node.now));
             }
         }
         Ok(())

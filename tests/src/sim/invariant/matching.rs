@@ -20,14 +20,14 @@ pub(super) fn print(bytes: &[u8]) -> u64 {
 pub(super) struct LogMatching {
     /// By index and term: the fingerprint, and the term of the entry before.
     entries: BTreeMap<(u64, u64), (u64, Option<u64>)>,
-    /// By host: where its log ended when it was looked at.
+    /// By node: where its log ended when it was looked at.
     looked: BTreeMap<u64, LogId>,
     inputs: u64,
 }
 
 impl LogMatching {
     fn compare(&mut self, node: &NodeLook, last: LogId) -> Result<(), String> {
-        let from = self.looked.get(&node.host).map_or(0, |looked| looked.index);
+        let from = self.looked.get(&node.node).map_or(0, |looked| looked.index);
         let committed = node.now.committed.map_or(0, |id| id.index);
         // What is committed is looked at elsewhere; a log that was cut is read
         // again from there on.
@@ -60,9 +60,9 @@ impl Invariant for LogMatching {
     fn look(&mut self, look: &Look) -> Result<(), String> {
         for node in &look.nodes {
             let Some(last) = node.now.last else { continue };
-            if self.looked.get(&node.host) != Some(&last) {
+            if self.looked.get(&node.node) != Some(&last) {
                 self.compare(node, last)?;
-                self.looked.insert(node.host, last);
+                self.looked.insert(node.node, last);
             }
         }
         Ok(())
