@@ -32,6 +32,16 @@ pub(super) enum Command {
     Repro(Repro),
     /// Measure how long writes are not acknowledged when the leader is lost.
     Failover(Failover),
+    /// What a run starts in a replica's network.
+    #[command(hide = true, name = crate::net::LATE_COMMAND)]
+    LatePackets {
+        /// How late packets are, at least.
+        ms: u64,
+        /// How much later they may be.
+        jitter_ms: u64,
+        /// What that is drawn from.
+        seed: u64,
+    },
 }
 
 /// What runs have in common.

@@ -23,6 +23,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Check(arguments) => commands::check(&arguments),
         // Each of its runs has an enclosure of its own.
         Command::Matrix(arguments) => matrix::matrix(&arguments),
+        Command::LatePackets { ms, jitter_ms, seed } => {
+            crate::net::serve_late(ms, jitter_ms, seed).map(|()| ExitCode::SUCCESS)
+        }
         command if Enclosure::current().is_none() => {
             // Everything else makes networks and disks: that is done inside.
             let _ = command;

@@ -125,7 +125,8 @@ pub(super) fn begin(
         }
         Fault::Delay { ms, jitter_ms, .. } => {
             for id in targets {
-                nodes.network().delay(id, *ms, *jitter_ms)?;
+                let prefix = nodes.node(id)?.prefix().to_vec();
+                nodes.network().delay(id, *ms, *jitter_ms, &prefix)?;
             }
         }
         Fault::Clock { seconds, .. } => {
@@ -177,7 +178,7 @@ pub(super) fn end(
             Fault::Pause { .. } if node.is_paused() => node.pause(false)?,
             Fault::Clock { .. } => node.set_clock(0)?,
             Fault::DiskFull { .. } => node.disk().empty()?,
-            Fault::Delay { .. } => nodes.network().end_delay(*id)?,
+            Fault::Delay { .. } => nodes.network().end_delay(*id),
             _ => {}
         }
     }

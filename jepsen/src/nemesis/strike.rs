@@ -220,6 +220,7 @@ impl Nemesis {
             let mut nodes = self.nodes.lock().await;
             let clocks = nodes.common().clocks;
             nodes.network().faults().heal_all()?;
+            nodes.network().end_delays();
             for id in nodes.ids() {
                 let node = nodes.node(id)?;
                 if node.is_paused() {

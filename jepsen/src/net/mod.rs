@@ -6,12 +6,16 @@
 
 mod cuts;
 mod enclosure;
+mod late;
 pub(crate) mod tool;
 
 pub(crate) use cuts::LinkFaults;
 pub(crate) use enclosure::{Enclosure, run_mark};
+pub(crate) use late::{COMMAND as LATE_COMMAND, delays_are_possible, serve as serve_late};
 
 use anyhow::{Context as _, Result, ensure};
+use late::Late;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 /// The harness's own address on the bridge.
@@ -22,6 +26,7 @@ const HARNESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
 pub(crate) struct Network {
     enclosure: Enclosure,
     faults: LinkFaults,
+    late: BTreeMap<u64, Late>,
 }
 
 impl Network {
@@ -35,7 +40,7 @@ impl Network {
             make_bridge().context("make the bridge between the replicas")?;
         }
         let faults = LinkFaults::create(enclosure.has_networks() && tool::exists("nft"))?;
-        Ok(Self { enclosure, faults })
+        Ok(Self { enclosure, faults, late: BTreeMap::new() })
     }
 
     /// Where replica `id` is.
@@ -77,22 +82,31 @@ impl Network {
         vec!["nsenter".to_owned(), format!("--net=/run/netns/{}", space_name(id))]
     }
 
-    /// Makes packets to replica `id` late.
+    /// Makes packets from the other replicas to `id` late by `ms` and up to
+    /// `jitter_ms` more, drawn from `seed`.
     ///
     /// # Errors
     ///
     /// Fails if that cannot be done here.
-    pub(crate) fn delay(&mut self, _id: u64, _ms: u64, _jitter_ms: u64) -> Result<()> {
-        anyhow::bail!("packets cannot be late here")
+    pub(crate) fn delay(
+        &mut self,
+        id: u64,
+        ms: u64,
+        jitter_ms: u64,
+        prefix: &[String],
+    ) -> Result<()> {
+        self.late.insert(id, Late::begin(prefix, ms, jitter_ms, id ^ ms)?);
+        Ok(())
     }
 
     /// Ends what [`Self::delay`] began.
-    ///
-    /// # Errors
-    ///
-    /// Fails if that cannot be done here.
-    pub(crate) fn end_delay(&mut self, _id: u64) -> Result<()> {
-        Ok(())
+    pub(crate) fn end_delay(&mut self, id: u64) {
+        self.late.remove(&id);
+    }
+
+    /// Ends all delays.
+    pub(crate) fn end_delays(&mut self) {
+        self.late.clear();
     }
 
     /// What is cut, and what is lossy.
@@ -130,9 +144,4 @@ fn make_bridge() -> Result<()> {
     tool::run("ip", &["addr", "add", &format!("{HARNESS}/24"), "dev", "br0"])?;
     tool::run("ip", &["link", "set", "br0", "up"])?;
     Ok(())
-}
-
-/// Whether packets can be made late here.
-pub(crate) fn delays_are_possible() -> bool {
-    false
 }

@@ -46,6 +46,11 @@ impl Node {
         format!("{}:{CLIENT_PORT}", self.address)
     }
 
+    /// The words before a command that put it into the replica's network.
+    pub(crate) fn prefix(&self) -> &[String] {
+        &self.prefix
+    }
+
     /// Its disk.
     pub(crate) fn disk(&self) -> &Disk {
         &self.disk

@@ -1,16 +1,20 @@
 //! How long writes are not acknowledged when a leader is lost.
 //!
-//! Clients of the library write all the time. Round after round the leader is
-//! killed, paused or cut off; the longest time in which nobody's write was
-//! acknowledged is the round's gap.
+//! Two kinds of clients write all the time: some of the library, as it is
+//! delivered, and some that send by hand, to one replica after the other and with
+//! little patience. Round after round the leader is killed, paused or cut off.
+//! The longest time in which nobody's write was acknowledged is the round's gap:
+//! by hand it is the store's, with the library it has the client's patience in
+//! it.
 
 use super::Place;
 use super::phases::{say, wait_formed};
-use crate::client::Directory;
+use crate::client::{Directory, Raw, once, within};
 use crate::net::Enclosure;
 use crate::node::{Common, Nodes, Sizes};
 use anyhow::{Context as _, Result, ensure};
 use keelstone_client::Client;
+use keelstone_proto::v1;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,8 +22,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Clients that write.
+/// Clients of each kind.
 const WRITERS: u64 = 6;
+/// How long those that send by hand wait for an answer.
+const IMPATIENCE: Duration = Duration::from_millis(300);
 /// The pause between two writes of one of them.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long everything is well before the leader is lost.
@@ -48,6 +54,8 @@ pub(crate) enum Loss {
 pub(crate) struct Gaps {
     /// How leaders were lost.
     pub(crate) loss: Loss,
+    /// Whose writes: `store` for those sent by hand, or `library`.
+    pub(crate) seen_by: &'static str,
     /// The longest gap of each round, in milliseconds, from the shortest.
     pub(crate) gaps_ms: Vec<u64>,
 }
@@ -69,12 +77,14 @@ impl Gaps {
         let name = format!("{:?}", self.loss).to_lowercase();
         let (rounds, least, median) = (self.gaps_ms.len(), self.at(0), self.at(500));
         let (most, worst) = (self.at(900), self.at(1000));
-        format!("{name:<10} {rounds:>6} {least:>8} {median:>8} {most:>8} {worst:>8}")
+        let seen_by = self.seen_by;
+        format!("{name:<10} {seen_by:<8} {rounds:>6} {least:>8} {median:>8} {most:>8} {worst:>8}")
     }
 }
 
 /// The heading of [`Gaps::line`].
-pub(crate) const HEADING: &str = "lost by    rounds    least   median     90 %    worst  (ms)";
+pub(crate) const HEADING: &str =
+    "lost by    seen by  rounds    least   median     90 %    worst  (ms)";
 
 /// Loses the leader `rounds` times in each of the three ways.
 ///
@@ -104,30 +114,37 @@ pub(crate) async fn failover(
     let directory = Directory::new(None, known);
     wait_formed(&directory).await?;
     let over = CancellationToken::new();
-    let acks: Acks = Arc::default();
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|index| {
-            let client = library(&directory)?;
-            Ok(tokio::spawn(write(client, index, Arc::clone(&acks), over.clone())))
-        })
-        .collect::<Result<_>>()?;
+    let acks: [Acks; 2] = Default::default();
+    let mut writers = Vec::new();
+    for index in 0..WRITERS {
+        let (by_hand, by_library) = (Arc::clone(&acks[0]), Arc::clone(&acks[1]));
+        let raws = directory.all();
+        writers.push(tokio::spawn(write_by_hand(raws, index, by_hand, over.clone())));
+        writers.push(tokio::spawn(write(library(&directory)?, index, by_library, over.clone())));
+    }
     let mut all = Vec::new();
     for loss in [Loss::Kill, Loss::Pause, Loss::Partition] {
         if loss == Loss::Partition && !enclosure.has_networks() {
             say("SKIPPED: partition (no networks here)");
             continue;
         }
-        let mut gaps_ms = Vec::new();
+        let mut gaps = ["store", "library"].map(|seen_by| {
+            let gaps_ms = Vec::new();
+            Gaps { loss, seen_by, gaps_ms }
+        });
         for round in 0..rounds {
             if stop.is_cancelled() {
                 break;
             }
-            let gap = lose(&mut nodes, &directory, &acks, loss).await?;
-            say(&format!("{loss:?} {}: {} ms", round + 1, gap.as_millis()));
-            gaps_ms.push(u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
+            let [store, library] = lose(&mut nodes, &directory, &acks, loss).await?;
+            say(&format!("{loss:?} {}: {store} ms, by the library {library} ms", round + 1));
+            gaps[0].gaps_ms.push(store);
+            gaps[1].gaps_ms.push(library);
         }
-        gaps_ms.sort_unstable();
-        all.push(Gaps { loss, gaps_ms });
+        for mut gaps in gaps {
+            gaps.gaps_ms.sort_unstable();
+            all.push(gaps);
+        }
     }
     over.cancel();
     for writer in writers {
@@ -154,16 +171,45 @@ async fn write(client: Client, index: u64, acks: Acks, over: CancellationToken) 
     }
 }
 
-/// One round: the longest gap.
+/// Sends to one replica after the other, each time once.
+async fn write_by_hand(raws: Vec<Raw>, index: u64, acks: Acks, over: CancellationToken) {
+    let mut raws = raws.iter().cycle();
+    let mut raw = raws.next();
+    while let Some(chosen) = raw.filter(|_| !over.is_cancelled()) {
+        let put = v1::PutRequest {
+            key: format!("by-hand/{index}").into_bytes().into(),
+            value: "x".into(),
+            ..v1::PutRequest::default()
+        };
+        let mut kv = chosen.kv();
+        if once(IMPATIENCE, kv.put(within(IMPATIENCE, put))).await.is_ok() {
+            acks.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+        } else {
+            raw = raws.next();
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The longest time between two of `times`, in milliseconds.
+fn longest(mut times: Vec<Instant>, end: Instant) -> u64 {
+    times.push(end);
+    let gap = times.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default();
+    u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One round: the longest gap of each kind of client.
 async fn lose(
     nodes: &mut Nodes,
     directory: &Directory,
-    acks: &Acks,
+    acks: &[Acks; 2],
     loss: Loss,
-) -> Result<Duration> {
+) -> Result<[u64; 2]> {
     tokio::time::sleep(CALM).await;
     let leader = directory.leader(Duration::from_secs(1)).await.context("nobody leads")?;
-    acks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    for acks in acks {
+        acks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
     tokio::time::sleep(Duration::from_millis(100)).await;
     match loss {
         Loss::Kill => nodes.node(leader)?.kill()?,
@@ -182,18 +228,22 @@ async fn lose(
     }
     tokio::time::sleep(LOST).await;
     let end = Instant::now();
-    let mut times = std::mem::take(&mut *acks.lock().unwrap_or_else(PoisonError::into_inner));
+    let taken = acks
+        .each_ref()
+        .map(|acks| std::mem::take(&mut *acks.lock().unwrap_or_else(PoisonError::into_inner)));
     match loss {
         Loss::Kill => nodes.start(leader)?,
         Loss::Pause => nodes.node(leader)?.pause(false)?,
         Loss::Partition => nodes.network().faults().heal("failover")?,
     }
-    ensure!(!times.is_empty(), "no write was acknowledged before the leader was lost");
-    times.push(end);
-    let gap = times.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default();
+    ensure!(
+        taken.iter().all(|times| !times.is_empty()),
+        "no write was acknowledged before the leader was lost"
+    );
+    let gaps = taken.map(|times| longest(times, end));
     let healed = tokio::time::timeout(HEALING, whole(directory)).await;
     healed.context("the cluster was not whole again in time")?;
-    Ok(gap)
+    Ok(gaps)
 }
 
 /// Waits until all follow one leader and have caught up.

@@ -17,8 +17,6 @@ use tokio::process::Command;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-/// Where the keys are.
-const PREFIX: &str = "set/";
 /// The pause between two backups.
 const PAUSE: Duration = Duration::from_secs(4);
 /// How long a backup or a restore may take.
@@ -184,7 +182,7 @@ async fn try_restore(
     }
     Ok(BackupRestore {
         name: name.to_owned(),
-        revision: printed["revision"].as_u64(),
+        revision: printed["origin"]["fork_revision"].as_u64(),
         new_revision: Some(new_revision),
         kvs,
         state_roots: Some(roots),
@@ -215,7 +213,7 @@ fn node_argument(id: u64, dir: &Path) -> String {
 async fn read_all(raw: &Raw) -> Result<Vec<KeyValue>> {
     let mut all = Vec::new();
     let mut request =
-        v1::RangeRequest { span: Some(prefix_span(PREFIX)), ..v1::RangeRequest::default() };
+        v1::RangeRequest { span: Some(prefix_span("")), ..v1::RangeRequest::default() };
     loop {
         let reply = once(READ, raw.kv().range(within(READ, request.clone()))).await;
         let reply = reply.map_err(|failure| anyhow::anyhow!(failure.text()))?;
@@ -223,11 +221,8 @@ async fn read_all(raw: &Raw) -> Result<Vec<KeyValue>> {
         all.extend(reply.kvs.into_iter().map(key_value));
         let Some(last) = last.filter(|_| reply.more) else { return Ok(all) };
         let from = [last.as_ref(), b"\x00"].concat();
-        let end = keelstone_jepsen::history::prefix_end(PREFIX);
-        request.span = Some(v1::KeySpan {
-            key: from.into(),
-            end: Some(v1::key_span::End::Until(end.into_bytes().into())),
-        });
+        let end = Some(v1::key_span::End::Unbounded(true));
+        request.span = Some(v1::KeySpan { key: from.into(), end });
         request.revision = reply.header.as_ref().map_or(0, |header| header.revision);
     }
 }
