@@ -6,6 +6,7 @@
 
 use keelstone_store::Revision;
 use keelstone_store::machine::Event;
+use keelstone_store::planted::{self, Bug};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -72,12 +73,15 @@ struct Inner {
     bytes: usize,
     /// Every revision from this one on that changed something is in `changes`.
     complete_from: Revision,
+    /// A snapshot has just come, and the bug that drops a change then is planted.
+    replaced: bool,
 }
 
 impl ChangeLog {
     /// An empty log of a replica whose state is at `revision`.
     pub fn new(revision: Revision, bytes_max: usize) -> Self {
-        let inner = Inner { changes: VecDeque::new(), bytes: 0, complete_from: revision.next() };
+        let (changes, complete_from) = (VecDeque::new(), revision.next());
+        let inner = Inner { changes, bytes: 0, complete_from, replaced: false };
         let (newest, _) = watch::channel(Position { revision, epoch: 0 });
         Self { inner: Mutex::new(inner), newest, bytes_max }
     }
@@ -87,7 +91,8 @@ impl ChangeLog {
     pub fn append(&self, events: Vec<Event>, revision: Revision) {
         if !events.is_empty() {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            for change in Change::group(events) {
+            let dropped = usize::from(std::mem::take(&mut inner.replaced));
+            for change in Change::group(events).skip(dropped) {
                 inner.bytes += change.bytes;
                 inner.changes.push_back(Arc::new(change));
             }
@@ -112,6 +117,7 @@ impl ChangeLog {
             inner.changes.clear();
             inner.bytes = 0;
             inner.complete_from = revision.next();
+            inner.replaced = planted::is(Bug::WatchDropsAfterSnapshot);
         }
         self.newest.send_modify(|position| {
             position.revision = revision;

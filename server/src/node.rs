@@ -54,6 +54,10 @@ pub enum NodeError {
 ///
 /// See [`NodeError`]. What was accepted before is in the log.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), NodeError> {
+    if let Some(bug) = keelstone_store::planted::active() {
+        let (name, about) = (bug.name(), bug.about());
+        tracing::error!(name, about, "THIS PROGRAM HAS A PLANTED BUG: IT WILL LOSE DATA");
+    }
     warn_of_insecure(&config);
     let tls = Tls::open(&config)?;
     let ports = Ports::bind(&config).await?;

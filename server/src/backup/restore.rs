@@ -27,6 +27,7 @@ use keelstone_proto::disk;
 use keelstone_proto::disk::snapshot_row::Row;
 use keelstone_store::disk::{EngineKind, LogId};
 use keelstone_store::machine::Head;
+use keelstone_store::planted::{self, Bug};
 use keelstone_store::state::{Applied, parse_frames, put_frame};
 use keelstone_store::{Millis, Revision};
 use std::collections::{BTreeMap, BTreeSet};
@@ -229,7 +230,8 @@ impl Plan {
         let seed = seed(entry, options, &membership);
         let cluster_id = derive("keelstone restore: cluster", &seed);
         let history = derive("keelstone restore: history", &seed);
-        let revision = Revision::new(manifest.revision + options.revision_bump);
+        let bump = if planted::is(Bug::RestoreWithoutBump) { 0 } else { options.revision_bump };
+        let revision = Revision::new(manifest.revision + bump);
         let now = Millis(manifest.time.commit_ms.max(options.token.time_ms()));
         let origin = Origin {
             reason: "restore".to_owned(),

@@ -10,6 +10,7 @@ use keelstone_store::machine::{
     Command, Compare, Envelope, Outcome, Record, Rejection, Relation, Remembered, Reply, Target,
     Txn, TxnReply, View as _, WriteId,
 };
+use keelstone_store::planted::{self, Bug};
 use keelstone_store::state::StateView;
 use keelstone_store::{Key, KeyRange, Revision};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -154,7 +155,11 @@ impl Entities {
                 Ok(Step::Done(Box::new(answer)))
             }
             Action::Write(txn) | Action::Delete(txn) => {
-                let reply = self.propose(write, txn.clone(), deadline).await?;
+                let mut txn = txn.clone();
+                if planted::is(Bug::StaleDocument) {
+                    txn.compares.clear();
+                }
+                let reply = self.propose(write, txn, deadline).await?;
                 self.settle(write, planned, reply, &view, deadline).await
             }
         }

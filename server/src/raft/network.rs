@@ -13,6 +13,7 @@ use super::snapshot::{self, SnapshotBody};
 use super::types::{Node, Snapshot, Types, Vote};
 use futures::{Stream, StreamExt as _};
 use keelstone_proto::peer;
+use keelstone_store::planted::{self, Bug};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
@@ -139,6 +140,19 @@ impl Network {
         convert::append_result_from_proto(response).map_err(|error| network(&error))
     }
 
+    /// The planted bug: what was not answered counts as accepted.
+    fn believing<'s, S>(&'s mut self, input: S, ttl: Duration) -> BoxStream<'s, AppendItem>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(futures::stream::unfold((self, input), move |(network, mut input)| async move {
+            let request = input.next().await?;
+            let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+            let answer = network.heartbeat(request, ttl).await.unwrap_or(Ok(last));
+            Some((Ok(answer), (network, input)))
+        }))
+    }
+
     async fn open_stream<S>(
         &mut self,
         mut input: S,
@@ -247,6 +261,9 @@ impl RaftNetworkV2<Types> for Network {
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
+        if planted::is(Bug::AckBeforeQuorum) && self.purpose == Use::Appends {
+            return Box::pin(async move { Ok(self.believing(input, option.soft_ttl())) });
+        }
         if self.purpose != Use::Heartbeats {
             return Box::pin(self.open_stream(input));
         }

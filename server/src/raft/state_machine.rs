@@ -7,6 +7,7 @@ use super::snapshot::SnapshotBody;
 use super::types::{Entry, LogId, Response, Snapshot, SnapshotMeta, StoredMembership, Types};
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use keelstone_store::machine::View as _;
+use keelstone_store::planted::{self, Bug};
 use keelstone_store::state::{Applied, Payload, State};
 use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -28,11 +29,15 @@ pub(crate) struct StateMachine {
     progress: Arc<Progress>,
     /// Consensus is being started: what it asks for now it takes for durable.
     starting: Arc<AtomicBool>,
+    /// For [`Bug::ApplyTwice`]: nothing was applied since a restart.
+    restarted: Arc<AtomicBool>,
 }
 
 impl StateMachine {
     pub(crate) fn new(state: Arc<State>, progress: Arc<Progress>) -> Self {
-        Self { state, progress, starting: Arc::new(AtomicBool::new(true)) }
+        let starting = Arc::new(AtomicBool::new(true));
+        let restarted = Arc::new(AtomicBool::new(progress.position().index > Some(1)));
+        Self { state, progress, starting, restarted }
     }
 
     /// Is called once consensus has started.
@@ -40,7 +45,8 @@ impl StateMachine {
         self.starting.store(false, Ordering::Release);
     }
 
-    fn apply_entries(&self, ready: Ready) -> io::Result<()> {
+    fn apply_entries(&self, mut ready: Ready) -> io::Result<()> {
+        self.spoil(&mut ready)?;
         let begun = std::time::Instant::now();
         let metrics = Arc::clone(self.progress.metrics());
         let applied = if ready.bytes >= APPLY_BYTES_LONG {
@@ -66,6 +72,24 @@ impl StateMachine {
         }
         self.progress.advance(position);
         metrics.apply_seconds.observe(begun.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Planted bugs of apply.
+    fn spoil(&self, ready: &mut Ready) -> io::Result<()> {
+        if planted::is(Bug::SkipOneApply) {
+            for ((id, payload), responder) in ready.entries.iter_mut().zip(&ready.responders) {
+                if responder.is_none() && id.index % 64 == 0 {
+                    *payload = Payload::Blank;
+                }
+            }
+        }
+        if planted::is(Bug::ApplyTwice)
+            && ready.entries.iter().any(|(_, payload)| matches!(payload, Payload::Batch(_)))
+            && self.restarted.swap(false, Ordering::Relaxed)
+        {
+            self.state.apply(&ready.entries).map_err(io::Error::other)?;
+        }
         Ok(())
     }
 

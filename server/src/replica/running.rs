@@ -21,9 +21,10 @@ use keelstone_store::Revision;
 use keelstone_store::disk::log::Log;
 use keelstone_store::machine::check::{self, Problem};
 use keelstone_store::machine::{Envelope, Outcome, Rejection, Reply, codec};
+use keelstone_store::planted::{self, Bug};
 use keelstone_store::state::{State, StateView};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -92,7 +93,8 @@ impl Replica {
         };
         forwarder.start(forwards);
         let consensus = Arc::clone(&parts.consensus);
-        let indexes = Arc::new(Rounds::start(Arc::new(LeaderIndex { consensus })));
+        let indexes =
+            Arc::new(Rounds::start(Arc::new(LeaderIndex { consensus, proof: Mutex::default() })));
         let reads = Rounds::start(Arc::new(ReadRound {
             indexes: Arc::clone(&indexes),
             calls: Arc::clone(&parts.calls),
@@ -497,13 +499,34 @@ impl LeaderRequests for Replica {
 /// A proof of leadership, on the leader.
 struct LeaderIndex {
     consensus: Arc<Consensus>,
+    /// For [`Bug::ReuseReadIndex`]: the newest proof and when it was made.
+    proof: Mutex<Option<(Instant, u64)>>,
+}
+
+impl LeaderIndex {
+    /// The planted bug: a proof of the last second.
+    fn reused(&self) -> Option<u64> {
+        let proof = *self.proof.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = proof.filter(|(at, _)| at.elapsed() < Duration::from_secs(1));
+        fresh.filter(|_| planted::is(Bug::ReuseReadIndex)).map(|(_, index)| index)
+    }
 }
 
 impl Round for LeaderIndex {
     type Output = Result<u64, ReadIndexError>;
 
     fn begin(self: Arc<Self>) -> BoxFuture<'static, Self::Output> {
-        Box::pin(async move { self.consensus.read_index().await })
+        Box::pin(async move {
+            if let Some(index) = self.reused() {
+                return Ok(index);
+            }
+            let index = self.consensus.read_index().await?;
+            if planted::is(Bug::ReuseReadIndex) {
+                let mut proof = self.proof.lock().unwrap_or_else(PoisonError::into_inner);
+                *proof = Some((Instant::now(), index));
+            }
+            Ok(index)
+        })
     }
 }
 
@@ -539,6 +562,7 @@ impl ReadRound {
             }
         };
         match leader {
+            None if planted::is(Bug::ReadWithoutIndex) => Ok(0),
             None => self.indexes.join().await.unwrap_or(Err(ReadIndexError::Stopped)),
             Some((id, address)) => {
                 let target = (id, address.as_str());

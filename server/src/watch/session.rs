@@ -10,6 +10,7 @@ use super::{End, Hub, Progress, Read, Slot, check_place};
 use crate::changes::{Change, Next, Position};
 use crate::metrics::WatchState;
 use keelstone_store::machine::Event;
+use keelstone_store::planted::{self, Bug};
 use keelstone_store::{KeyRange, Revision};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -224,11 +225,13 @@ impl Session {
             Revision::ZERO => self.newest().next(),
             start => start,
         };
-        let state = if start >= self.reached { State::Synced } else { State::Behind(start) };
+        let again = create.start != Revision::ZERO && planted::is(Bug::WatchTwiceOnResume);
+        let from = if again { start.previous() } else { start };
+        let state = if from >= self.reached { State::Synced } else { State::Behind(from) };
         let watch = Watch {
             range: create.range,
             shape: create.shape,
-            from: start,
+            from,
             state,
             progress: Some(create.progress_interval)
                 .filter(|interval| !interval.is_zero())
@@ -404,6 +407,11 @@ impl Session {
             events.extend(matching.cloned());
             bytes += events[before..].iter().map(|event| shown_bytes(event, shape)).sum::<usize>();
             count += (events.len() - before) as u64;
+            if planted::is(Bug::SplitRevision) {
+                let alone =
+                    events.drain(..).map(|event| Output::Events { id, events: vec![event], shape });
+                self.ready.extend(alone);
+            }
             if bytes >= self.hub.limits.bytes_max {
                 self.ready.push_back(Output::Events { id, events, shape });
                 (events, bytes) = (Vec::new(), 0);
@@ -423,6 +431,7 @@ impl Session {
     fn tell_progress(&mut self) {
         let now = Instant::now();
         let revision = self.reached.previous();
+        let revision = if planted::is(Bug::EarlyProgress) { revision.next() } else { revision };
         for (id, watch) in &mut self.watches {
             // A start in the future: nothing was reached that it asked about.
             if watch.state != State::Synced || watch.from > self.reached {

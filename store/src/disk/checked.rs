@@ -11,6 +11,7 @@
 //! whether that is too early is told by the applied position and the log.
 
 use super::engine::{Engine, EngineError, EngineView, Rows, Table, WriteBatch};
+use crate::planted::{self, Bug};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
@@ -164,7 +165,8 @@ fn unseal(table: Table, key: &[u8], mut sealed: Bytes) -> Result<Bytes, EngineEr
     let value_bytes =
         sealed.len().checked_sub(CRC_BYTES).ok_or_else(|| damaged("it has no checksum"))?;
     let stored = sealed.split_off(value_bytes);
-    if stored.as_ref() != crc(table, key, &sealed).to_le_bytes() {
+    let sound = stored.as_ref() == crc(table, key, &sealed).to_le_bytes();
+    if !sound && !planted::is(Bug::AcceptBadChecksum) {
         return Err(damaged("its checksum does not match"));
     }
     Ok(sealed)

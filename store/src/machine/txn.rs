@@ -20,7 +20,8 @@ use super::{
     Compare, Delete, KeyRecord, Op, OpReply, Put, Record, Rejection, Relation, Target, Txn,
     TxnReply, View, duplicate,
 };
-use crate::{Key, LeaseId, RangeEnd, Revision};
+use crate::planted::{self, Bug};
+use crate::{Key, KeyRange, LeaseId, RangeEnd, Revision};
 use std::cmp::Ordering;
 
 /// Does a transaction that is within the limits.
@@ -61,7 +62,8 @@ fn choose<V: View>(
 ) -> Result<(), Halt<V::Error>> {
     let mut holds = true;
     for compare in &txn.compares {
-        if !compare_holds(overlay, compare)? {
+        let late = written_first(overlay, txn, compare)?;
+        if !late.map_or_else(|| compare_holds(overlay, compare), Ok)? {
             holds = false;
             break;
         }
@@ -73,6 +75,34 @@ fn choose<V: View>(
         }
     }
     Ok(())
+}
+
+/// With [`Bug::CompareAfterWrite`]: whether a compare holds for the record that
+/// the transaction's first put makes of its key.
+fn written_first<V: View>(
+    overlay: &mut Overlay<'_, V>,
+    txn: &Txn,
+    compare: &Compare,
+) -> Result<Option<bool>, Halt<V::Error>> {
+    if !planted::is(Bug::CompareAfterWrite) {
+        return Ok(None);
+    }
+    let Some(Op::Put(put)) = txn.then.iter().find(|op| matches!(op, Op::Put(_))) else {
+        return Ok(None);
+    };
+    if compare.range != KeyRange::single(&put.key) {
+        return Ok(None);
+    }
+    let revision = overlay.head.revision.next();
+    let before = overlay.get(&put.key)?;
+    let record = Record {
+        value: put.value.clone(),
+        created: before.map_or(revision, |before| before.created),
+        modified: revision,
+        version: before.map_or(0, |before| before.version) + 1,
+        lease: put.lease,
+    };
+    Ok(Some(compare.holds_for(Some(&record))))
 }
 
 fn compare_holds<V: View>(

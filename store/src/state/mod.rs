@@ -38,6 +38,7 @@ mod view;
 
 use crate::disk::{Engine, EngineKind, EngineOptions, LogId, MemoryDisk, Table, WriteBatch};
 use crate::machine::{self, Event, Head, Reply, Transition, View as _};
+use crate::planted::{self, Bug};
 use bytes::Bytes;
 pub use error::{OpenError, StateError};
 pub use export::{Export, ExportChunk, ExportTrailer, Root as StateRoot};
@@ -227,8 +228,11 @@ impl State {
             Payload::Blank => {}
             Payload::Membership(membership) => applied.membership = membership.clone(),
             Payload::Batch(bytes) => {
-                let commands = machine::codec::decode_batch(bytes.clone())
+                let mut commands = machine::codec::decode_batch(bytes.clone())
                     .map_err(codec::undecodable("a log entry"))?;
+                if planted::is(Bug::LeaseLocalTime) {
+                    commands.now = planted::local_now();
+                }
                 let seen = Remembering { view: &view, recent: &writer.recent };
                 transition = machine::apply(&seen, &commands)?;
                 batch = commit::rows_of(&view, &transition)?;

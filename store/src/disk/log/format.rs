@@ -5,6 +5,7 @@
 
 use super::{LogEntry, Vote};
 use crate::disk::LogId;
+use crate::planted::{self, Bug};
 use bytes::{Buf, BufMut};
 use crc32c::{crc32c, crc32c_append};
 
@@ -326,7 +327,8 @@ pub(super) fn decode(bytes: &[u8], position: Position) -> Result<Decoded<'_>, Re
         return Err(RecordFlaw::Length);
     }
     let whole = bytes.get(..record_bytes(body_bytes)).ok_or(RecordFlaw::Length)?;
-    if crc32c_append(position.seed(), &whole[4..]) != crc {
+    let sound = crc32c_append(position.seed(), &whole[4..]) == crc;
+    if !sound && !planted::is(Bug::AcceptBadChecksum) {
         return Err(RecordFlaw::Checksum);
     }
     let body = &whole[RECORD_HEADER..RECORD_HEADER + body_bytes];

@@ -23,7 +23,9 @@ use super::index::{Index, Place, SegmentPlaces};
 use super::upkeep::{self, Blank, segment_name, segment_sequence};
 use super::writer::Active;
 use super::{Damage, LogOptions, OpenError, Recovered};
+use crate::disk::LogId;
 use crate::disk::storage::{SECTOR_BYTES, Storage, StorageFile};
+use crate::planted::{self, Bug};
 use std::sync::Arc;
 
 /// Bytes read or zeroed at once.
@@ -338,6 +340,14 @@ impl Replay {
         if let Some(torn) = self.torn {
             let name = segment_name(segment.sequence);
             erase(&*segment.file, torn).map_err(OpenError::io(format!("repairing {name}")))?;
+        }
+        if planted::is(Bug::LoseLogTail)
+            && let Some(last) = self.carried.last
+            && self.index.purged.is_none_or(|purged| purged.index + 1 < last.index)
+        {
+            let kept = last.index.checked_sub(1).map(|index| LogId { index, ..last });
+            self.index.truncate(kept);
+            self.carried.last = self.index.last;
         }
         let mut next = files.spare.ok_or(segment.sequence + 1);
         if self.position == 0

@@ -9,6 +9,7 @@ use super::shared::{Batch, Item, Placed, Settled, Shared};
 use super::upkeep::{Blank, Upkeep};
 use super::{Completion, LogError};
 use crate::disk::LogId;
+use crate::planted::{self, Bug};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -175,7 +176,8 @@ impl LogWriter {
         }
         let (bytes, chain) = self.encode(pass, &mut settled);
         if bytes > ROUND_BYTES {
-            let (written, micros) = self.persist()?;
+            let votes = !pass.votes.is_empty();
+            let (written, micros) = self.persist(votes)?;
             self.active.position += written;
             self.active.round += 1;
             self.active.chain = chain;
@@ -268,7 +270,7 @@ impl LogWriter {
 
     /// Writes and syncs the buffer; returns the bytes that count as written, and
     /// how long it took.
-    fn persist(&mut self) -> Result<(u64, u64), LogError> {
+    fn persist(&mut self, votes: bool) -> Result<(u64, u64), LogError> {
         let written = self.buffer.len();
         let position = self.active.position;
         let end = usize::try_from(position).map_or(written, |at| at + written);
@@ -279,7 +281,10 @@ impl LogWriter {
         let started = now();
         file.write_at(&self.buffer, position)
             .map_err(|error| LogError::failed("writing a round", &error))?;
-        file.sync_data().map_err(|error| LogError::failed("syncing a round", &error))?;
+        let skip = planted::is(Bug::SkipLogFsync) || (votes && planted::is(Bug::SkipVoteFsync));
+        let synced = if skip { Ok(()) } else { file.sync_data() };
+        let synced = if planted::is(Bug::IgnoreFsyncError) { Ok(()) } else { synced };
+        synced.map_err(|error| LogError::failed("syncing a round", &error))?;
         let micros = u64::try_from((now() - started).as_micros()).unwrap_or(u64::MAX);
         Ok((written as u64, micros))
     }
