@@ -59,3 +59,10 @@ jepsen WORKLOAD NEMESIS TIME="60s":
 jepsen-all HOURS:
     cargo build --release -p keelstone-server -p keelstone-jepsen
     target/release/keelstone-jepsen matrix --hours {{HOURS}}
+
+# Switches each planted bug on and looks for it; prints the table of who found it. `--only NAME`, `--by sim`.
+planted-bugs *ARGS:
+    cargo build -p keelstone-server --features planted-bugs --bin keelstone
+    cargo build -p keelstone-jepsen
+    RUSTFLAGS="--cfg tokio_unstable" CARGO_TARGET_DIR=target/sim cargo build --profile sim -p keelstone-tests --no-default-features --features simulation,planted-bugs --bin keelstone-sim
+    cargo run -p keelstone-tests --features planted-bugs --bin planted-bugs -- {{ARGS}}

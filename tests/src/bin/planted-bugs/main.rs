@@ -86,10 +86,7 @@ fn main() -> anyhow::Result<ExitCode> {
             Some(found) => writeln!(
                 out,
                 "| `{name}` | {about} | {}: {} | {} | {:.0} s |",
-                found.by,
-                found.evidence,
-                found.how,
-                found.seconds
+                found.by, found.evidence, found.how, found.seconds
             )?,
             None => {
                 missed.push(name);
