@@ -321,20 +321,29 @@ fn judge_compaction(history: &History, case: &mut Case) {
             }
         }
     }
-    let mut created: HashMap<u64, u64> = HashMap::new();
+    done.sort_unstable();
+    let mut newest = 0;
+    for (_, revision) in &mut done {
+        newest = newest.max(*revision);
+        *revision = newest;
+    }
+    // What was forgotten for certain when a watch was asked for.
+    let mut forgotten: HashMap<u64, u64> = HashMap::new();
     let mut places: HashMap<u64, u64> = HashMap::new();
     for (event, watch) in history.watches() {
         let place = places.entry(watch.watch).or_insert(watch.start);
         match &watch.step {
             WatchStep::Create => {
-                created.insert(watch.watch, event.index);
+                let before = done.partition_point(|(at, _)| *at < event.index);
+                let revision = before.checked_sub(1).map_or(0, |place| done[place].1);
+                forgotten.insert(watch.watch, revision);
             }
             WatchStep::Changes(changes) => {
-                judge_start(watch, event, &created, &done, case);
+                judge_start(watch, event, &forgotten, case);
                 *place = changes.last().map_or(*place, |change| change.revision + 1);
             }
             WatchStep::Progress(revision) => {
-                judge_start(watch, event, &created, &done, case);
+                judge_start(watch, event, &forgotten, case);
                 *place = (*place).max(revision + 1);
             }
             WatchStep::Canceled { reason, compact_revision } if reason == "compacted" => {
@@ -354,16 +363,8 @@ fn judge_compaction(history: &History, case: &mut Case) {
 }
 
 /// A watch that was asked to begin below what was forgotten delivers nothing.
-fn judge_start(
-    watch: &Watch,
-    event: &Event,
-    created: &HashMap<u64, u64>,
-    done: &[(u64, u64)],
-    case: &mut Case,
-) {
-    let Some(asked) = created.get(&watch.watch) else { return };
-    let forgotten = done.iter().filter(|(at, _)| at < asked).map(|(_, revision)| *revision);
-    let forgotten = forgotten.max().unwrap_or(0);
+fn judge_start(watch: &Watch, event: &Event, forgotten: &HashMap<u64, u64>, case: &mut Case) {
+    let forgotten = forgotten.get(&watch.watch).copied().unwrap_or(0);
     if watch.start != 0 && watch.start < forgotten {
         let text = format!(
             "watch {} goes on from revision {}, which was compacted below {forgotten} before it \

@@ -243,15 +243,14 @@ impl<'f, 'a> Replay<'f, 'a> {
 
     /// Reads of the past: compacted exactly if history was forgotten there.
     fn judge_history_reads(&mut self) {
+        let compactions = &self.facts.compactions;
+        let done = maxima(compactions.iter().map(|c| (c.done, c.revision)).collect());
+        let asked_for = maxima(compactions.iter().map(|c| (c.invoked, c.revision)).collect());
         for fact in &self.facts.txns {
             let Some(asked) = fact.txn.revision else { continue };
-            let invoked = fact.operation.invoke.index;
-            let compactions = &self.facts.compactions;
-            let forgotten = compactions.iter().filter(|c| c.done < invoked);
-            let forgotten = forgotten.map(|c| c.revision).max().unwrap_or(0);
+            let forgotten = below(&done, fact.operation.invoke.index);
             let returned = fact.operation.completion.map_or(u64::MAX, |event| event.index);
-            let perhaps = compactions.iter().filter(|c| c.invoked < returned);
-            let perhaps = perhaps.map(|c| c.revision).max().unwrap_or(0);
+            let perhaps = below(&asked_for, returned);
             let error = fact.operation.completion.and_then(|event| event.error.as_deref());
             let events = fact.operation.indices();
             if fact.reply.is_some() && asked < forgotten {
@@ -356,6 +355,23 @@ impl<'f, 'a> Replay<'f, 'a> {
         let text = format!("a {what} at revision {at}: {}", wrong.text);
         self.case.violation(rule, events, text);
     }
+}
+
+/// The greatest revision up to each event, in the order of events.
+fn maxima(mut list: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    list.sort_unstable();
+    let mut newest = 0;
+    for (_, revision) in &mut list {
+        newest = newest.max(*revision);
+        *revision = newest;
+    }
+    list
+}
+
+/// The greatest revision before an event.
+fn below(maxima: &[(u64, u64)], event: u64) -> u64 {
+    let before = maxima.partition_point(|(at, _)| *at < event);
+    before.checked_sub(1).map_or(0, |place| maxima[place].1)
 }
 
 /// Whether an operation's outcome leaves open that it happened.
