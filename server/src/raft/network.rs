@@ -141,7 +141,7 @@ impl Network {
     }
 
     /// The planted bug: what was not answered counts as accepted.
-    fn believing<'s, S>(&'s mut self, input: S, ttl: Duration) -> BoxStream<'s, AppendItem>
+    fn believing<S>(&mut self, input: S, ttl: Duration) -> BoxStream<'_, AppendItem>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
