@@ -10,6 +10,9 @@ use std::collections::VecDeque;
 /// Entries that a log keeps at most, before it is purged.
 const ENTRIES_MAX: usize = 400;
 
+/// Entries at the end that may still be truncated.
+const UNSETTLED: usize = 40;
+
 /// An operation on a log.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Op {
@@ -28,13 +31,16 @@ pub(super) struct History {
     pub(super) vote: Option<Vote>,
     pub(super) purged: Option<LogId>,
     pub(super) last: Option<LogId>,
+    /// What may be said to be committed: it is never truncated.
+    pub(super) committed: Option<LogId>,
     pub(super) ids: VecDeque<LogId>,
 }
 
 impl History {
     pub(super) fn new(seed: u64) -> Self {
         let ids = VecDeque::new();
-        Self { seed, count: 0, term: 1, vote: None, purged: None, last: None, ids }
+        let (vote, purged, last, committed) = (None, None, None, None);
+        Self { seed, count: 0, term: 1, vote, purged, last, committed, ids }
     }
 
     /// The log after `count` operations.
@@ -54,6 +60,7 @@ impl History {
             let upto = self.ids[ENTRIES_MAX / 2 + random.below_usize(ENTRIES_MAX / 2)];
             self.ids.retain(|id| id.index > upto.index);
             self.purged = Some(upto);
+            self.committed = self.committed.max(self.purged);
             return Op::Purge(upto);
         }
         match random.below(60) {
@@ -65,8 +72,10 @@ impl History {
             }
             2 if self.ids.len() > 20 => {
                 self.term += 1;
-                self.ids.truncate(self.ids.len() - 1 - random.below_usize(20));
-                self.last = self.ids.back().copied();
+                let settled = self.ids.partition_point(|id| Some(*id) <= self.committed);
+                let kept = self.ids.len() - 1 - random.below_usize(20);
+                self.ids.truncate(kept.max(settled));
+                self.last = self.ids.back().copied().or(self.purged);
                 Op::Truncate(self.last)
             }
             _ => {
@@ -74,6 +83,9 @@ impl History {
                 let id = LogId { term: self.term, index, leader: self.term % 3 };
                 self.ids.push_back(id);
                 self.last = Some(id);
+                if let Some(settled) = self.ids.len().checked_sub(UNSETTLED) {
+                    self.committed = self.committed.max(Some(self.ids[settled]));
+                }
                 Op::Append(id)
             }
         }

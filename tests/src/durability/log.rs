@@ -90,8 +90,8 @@ pub(super) fn write(dir: &Path, seed: u64, from: u64, ledger: Ledger) -> Result<
         }
         let done = writer.completion();
         writer.append(done)?;
-        if let Some(last) = writer.history.last.filter(|_| random.below(4) == 0) {
-            writer.log.save_committed(last)?;
+        if let Some(settled) = writer.history.committed.filter(|_| random.below(4) == 0) {
+            writer.log.save_committed(settled)?;
         }
         while writer.history.count > writer.ledger.acknowledged() + IN_FLIGHT_MAX {
             // Gone if the disk failed: then the next append says so.

@@ -7,11 +7,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Bytes of the device that the writer uses, and of the one around it.
 const DISK_BYTES: u64 = 1 << 30;
 const OUTER_BYTES: u64 = DISK_BYTES + (256 << 20);
+
+/// How long a device is without a write before it counts as at rest, and how
+/// long to wait for that.
+const REST: Duration = Duration::from_millis(10);
+const REST_MAX: Duration = Duration::from_secs(2);
 
 /// What a device does with a write that was not flushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +170,7 @@ impl<'a> Disk<'a> {
     /// copy. Nothing if the disk was written meanwhile.
     pub(crate) fn copy(&self) -> Result<Option<Copy>> {
         let device = &self.outer.as_ref().unwrap_or(&self.inner).device;
-        let before = device.activity()?;
+        let before = rested(device)?;
         if before.1 > 0 {
             return Ok(None);
         }
@@ -184,6 +191,21 @@ impl<'a> Disk<'a> {
 
     pub(crate) fn close(self) -> Result<()> {
         close(self.inner, self.outer, &self.image)
+    }
+}
+
+/// Waits a while for what the kernel is writing already, and returns the
+/// device's activity.
+fn rested(device: &Loop) -> Result<(u64, u64)> {
+    let begun = Instant::now();
+    let mut before = device.activity()?;
+    loop {
+        thread::sleep(REST);
+        let now = device.activity()?;
+        if (now == before && now.1 == 0) || begun.elapsed() > REST_MAX {
+            return Ok(now);
+        }
+        before = now;
     }
 }
 

@@ -38,7 +38,7 @@ const START: Duration = Duration::from_mins(1);
 /// Cuts from one writer and file system, before both are made anew.
 const CUTS_PER_DISK: u64 = 5;
 /// Copies tried until one was not disturbed.
-const COPIES_MAX: u32 = 40;
+const COPIES_MAX: u32 = 100;
 
 /// Cuts the power of writers, and verifies what they leave.
 #[derive(Debug, Parser)]
