@@ -122,7 +122,7 @@ impl Drop for Mount {
             if run("umount", &[&self.at]).is_ok() {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(50));
         }
     }
 }
