@@ -163,7 +163,8 @@ impl Run {
     fn note_compaction(&self, revision: u64) {
         let process = self.recorder.new_process();
         self.recorder.invoke(process, Op::Compact { revision }, None);
-        self.recorder.ok(process, Op::Compact { revision }, None);
+        // Nobody says when every node has: one that is behind may still show it.
+        self.recorder.info(process, Op::Compact { revision }, None, "by itself".to_owned());
     }
 
     fn faults(&mut self) -> Result<(), Violation> {
