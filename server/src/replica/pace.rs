@@ -12,7 +12,7 @@
 
 use super::settings::Clock;
 use crate::raft::Leadership;
-use keelstone_store::machine::View as _;
+use keelstone_store::machine::{Head, View as _};
 use keelstone_store::state::State;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,11 +55,20 @@ impl Clock for Pace {
         // A state that cannot be read ends the node elsewhere.
         let Ok(view) = self.state.view() else { return wall };
         let head = view.head();
-        let waited_for = head.leases > 0 || head.sessions > 0;
+        let applied_in = view.applied().id.map(|id| id.term);
+        let waited_for = may_be_waited_for(&head, applied_in, term);
         let next = Anchor::after(before, term, head.now.0, waited_for, wall, now);
         *anchor = Some(next);
         next.time(wall, now)
     }
+}
+
+/// Whether anything may wait for time, as far as a state tells whose last entry
+/// is of the term `applied_in`. One that has nothing of this term yet may lack
+/// leases that leaders before have granted, unless no time was ever stamped.
+fn may_be_waited_for(head: &Head, applied_in: Option<u64>, term: u64) -> bool {
+    let behind = applied_in != Some(term) && head.now.0 > 0;
+    head.leases > 0 || head.sessions > 0 || behind
 }
 
 /// A time that was right, and when.
@@ -102,6 +111,7 @@ impl Anchor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keelstone_store::Millis;
 
     const HOUR: u64 = 3_600_000;
 
@@ -125,6 +135,17 @@ mod tests {
         assert_eq!(first.time(50_000 + HOUR, begin), 50_000);
         let next = Anchor::after(Some(first), 2, 50_100, true, 50_000 + HOUR, after(begin, 250));
         assert_eq!(next.time(50_000 + HOUR, after(begin, 250)), 50_252);
+    }
+
+    #[test]
+    fn a_state_that_lacks_the_end_of_the_last_term_does_not_tell_that_nothing_waits() {
+        let new = Head::genesis([0; 16]);
+        assert!(!may_be_waited_for(&new, Some(0), 1));
+        let free = Head { now: Millis(HOUR), ..new };
+        assert!(may_be_waited_for(&free, None, 3));
+        assert!(may_be_waited_for(&free, Some(2), 3));
+        assert!(!may_be_waited_for(&free, Some(3), 3));
+        assert!(may_be_waited_for(&Head { leases: 1, ..free }, Some(3), 3));
     }
 
     #[test]
