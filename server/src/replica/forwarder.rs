@@ -70,7 +70,14 @@ impl Forwarder {
         let timeout = latest.saturating_duration_since(now).min(TIMEOUT_MAX);
         let commands: Vec<Bytes> =
             taken.waiting.iter().map(|waiting| waiting.command.clone()).collect();
-        let outcomes = self.calls.forward(&self.peers, (id, &address), commands, timeout).await;
+        let expected = commands.len();
+        let mut leadership = self.leadership.clone();
+        // A leader that hangs or is cut off answers nothing; calls to it must not
+        // be in the way of those to its successor until they time out.
+        let outcomes = tokio::select! {
+            outcomes = self.calls.forward(&self.peers, (id, &address), commands, timeout) => outcomes,
+            () = lost(&mut leadership, id) => vec![Forwarded::Unknown; expected],
+        };
         for (waiting, outcome) in taken.waiting.into_iter().zip(outcomes) {
             waiting.answer(match outcome {
                 Forwarded::Replied(reply) => Answer::Replied(reply),
@@ -81,4 +88,10 @@ impl Forwarder {
             });
         }
     }
+}
+
+/// Waits until this node does not believe any more that `leader` leads.
+async fn lost(leadership: &mut watch::Receiver<Leadership>, leader: u64) {
+    // An error means that consensus is gone, and with it all leaders.
+    leadership.wait_for(|now| now.leader != Some(leader)).await.ok();
 }
