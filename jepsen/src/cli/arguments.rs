@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use crate::node::Sizes;
+use crate::run::Loss;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -139,9 +140,12 @@ pub(super) struct Repro {
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Failover {
-    /// How often the leader is lost in each of the three ways.
+    /// How often the leader is lost in each way.
     #[arg(long, default_value_t = 30)]
     pub(super) rounds: u32,
+    /// The ways, separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "kill,pause,partition")]
+    pub(super) ways: Vec<Loss>,
     /// The `keelstone` program; the one beside this program otherwise.
     #[arg(long, value_name = "FILE")]
     pub(super) binary: Option<PathBuf>,

@@ -170,7 +170,7 @@ pub(super) fn failover(arguments: &Failover) -> Result<ExitCode> {
     let place = Place::make(&arguments.out, "failover", images)?;
     let runtime = runtime()?;
     let gaps = runtime.block_on(async {
-        run::failover(binary, &place, arguments.rounds, on_interrupt()).await
+        run::failover(binary, &place, arguments.rounds, &arguments.ways, on_interrupt()).await
     })?;
     runtime.shutdown_timeout(Duration::from_secs(5));
     let text = serde_json::to_string_pretty(&gaps).context("write the gaps as JSON")?;

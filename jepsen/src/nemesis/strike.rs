@@ -9,7 +9,7 @@ use crate::client::{Class, Directory, Failure, once, within};
 use crate::disk::flip;
 use crate::node::Nodes;
 use anyhow::Result;
-use keelstone_jepsen::history::{self, FaultPhase, Recorder};
+use keelstone_jepsen::history::{self, FaultPhase, Op, Recorder};
 use keelstone_proto::v1;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -273,9 +273,23 @@ impl Nemesis {
             let status = raw.status(CALL).await?;
             let now = status.header.as_ref().map_or(0, |header| header.revision);
             let revision = now.saturating_sub(50);
+            // Watchers are told of it, so that the history has to tell who asked.
+            let (process, node) = (self.recorder.new_process(), Some(raw.node));
+            let op = Op::Compact { revision };
+            self.recorder.invoke(process, op.clone(), node);
             let mut kv = raw.kv();
-            once(CALL, kv.compact(within(CALL, v1::CompactRequest { revision }))).await?;
-            Ok(revision)
+            let request = within(CALL, v1::CompactRequest { revision });
+            match once(CALL, kv.compact(request)).await {
+                Ok(_) => {
+                    self.recorder.ok(process, op, node);
+                    Ok(revision)
+                }
+                Err(failure) => {
+                    // Whatever the class: it may have been done before.
+                    self.recorder.info(process, op, node, failure.text());
+                    Err(failure)
+                }
+            }
         })
         .await
     }

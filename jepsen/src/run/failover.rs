@@ -33,12 +33,12 @@ const CALM: Duration = Duration::from_millis(1_500);
 /// How long the leader is lost.
 const LOST: Duration = Duration::from_secs(5);
 /// How long the cluster may take to be whole again.
-const HEALING: Duration = Duration::from_secs(20);
+const HEALING: Duration = Duration::from_mins(1);
 /// The goal for the median, and for the worst.
 const GOAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
 
 /// How a leader is lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Loss {
     /// SIGKILL.
@@ -86,7 +86,7 @@ impl Gaps {
 pub(crate) const HEADING: &str =
     "lost by    seen by  rounds    least   median     90 %    worst  (ms)";
 
-/// Loses the leader `rounds` times in each of the three ways.
+/// Loses the leader `rounds` times in each of `ways`.
 ///
 /// # Errors
 ///
@@ -95,6 +95,7 @@ pub(crate) async fn failover(
     binary: PathBuf,
     place: &Place,
     rounds: u32,
+    ways: &[Loss],
     stop: CancellationToken,
 ) -> Result<Vec<Gaps>> {
     let enclosure = Enclosure::current().context("not inside of an enclosure")?;
@@ -123,7 +124,7 @@ pub(crate) async fn failover(
         writers.push(tokio::spawn(write(library(&directory)?, index, by_library, over.clone())));
     }
     let mut all = Vec::new();
-    for loss in [Loss::Kill, Loss::Pause, Loss::Partition] {
+    for loss in ways.iter().copied() {
         if loss == Loss::Partition && !enclosure.has_networks() {
             say("SKIPPED: partition (no networks here)");
             continue;

@@ -8,7 +8,7 @@ mod phases;
 mod place;
 mod plan;
 
-pub(crate) use failover::{Gaps, HEADING, failover};
+pub(crate) use failover::{Gaps, HEADING, Loss, failover};
 pub(crate) use judge::{Outcome, Word, judge, keep};
 pub(crate) use observe::hex;
 pub(crate) use phases::{run, version_of, wait_formed};
