@@ -79,7 +79,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), NodeErro
     let http_tls = if config.http.tls { tls.http_configs() } else { None };
     let (limits, http_over) = (config.limits.clone(), over.clone());
     let (showing, counted) = (Arc::clone(&shown), metrics.clone());
-    tokio::spawn(async move {
+    let faces = tokio::spawn(async move {
         http::serve(ports.http, showing, counted, &limits, http_tls, http_over).await;
     });
 
@@ -110,7 +110,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), NodeErro
         limits: config.limits.clone(),
     };
     let serving = rpc::serve(ports.client, services, tls.client_configs(), refuse.clone());
-    end(&replica, serving, &stop, &refuse).await
+    end(&replica, serving, &stop, &refuse).await?;
+    over.cancel();
+    // So that nobody is told of this node when it is over. Its panics were
+    // printed, and it keeps nothing that matters now.
+    drop(faces.await);
+    Ok(())
 }
 
 /// Serves clients until the node is asked to stop or cannot go on; then ends in

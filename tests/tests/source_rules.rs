@@ -52,7 +52,7 @@ const WALLS: &[Wall] = &[
     },
     Wall {
         what: "tonic",
-        homes: &["server/src/rpc/", "server/src/raft/", "client/", "proto/", "tests/"],
+        homes: &["server/src/rpc/", "server/src/raft/", "client/", "proto/", "tests/", "jepsen/"],
         why: "gRPC stays at the edge",
     },
     Wall { what: "axum", homes: &["server/src/http/"], why: "HTTP is for health and metrics" },

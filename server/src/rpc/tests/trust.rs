@@ -98,7 +98,7 @@ async fn the_caller_is_in_the_span_of_each_request() {
         .with_writer(move || writer.clone())
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
         .with_ansi(false)
-        .with_max_level(tracing::Level::INFO)
+        .with_env_filter("info,keelstone_server=debug")
         .init();
     let trust = Trust::new().await;
     trust.put(trust.alice()).await.unwrap();
