@@ -14,7 +14,7 @@ const SIM_SECONDS: u64 = 240;
 /// Fault runs that a bug may take, each with a seed of its own.
 const RUNS_MAX: u64 = 2;
 /// How long a harness may take, whatever it was told.
-const PATIENCE: Duration = Duration::from_secs(420);
+const PATIENCE: Duration = Duration::from_mins(7);
 
 /// One way to look for a bug.
 #[derive(Clone, Copy, Debug)]

@@ -82,16 +82,15 @@ fn main() -> anyhow::Result<ExitCode> {
             }
         }
         let (name, about) = (bug.name(), bug.about());
-        match found {
-            Some(found) => writeln!(
+        if let Some(found) = found {
+            writeln!(
                 out,
                 "| `{name}` | {about} | {}: {} | {} | {:.0} s |",
                 found.by, found.evidence, found.how, found.seconds
-            )?,
-            None => {
-                missed.push(name);
-                writeln!(out, "| `{name}` | {about} | **NOT FOUND** | {} | |", tried.join("; "))?;
-            }
+            )?;
+        } else {
+            missed.push(name);
+            writeln!(out, "| `{name}` | {about} | **NOT FOUND** | {} | |", tried.join("; "))?;
         }
         out.flush()?;
     }
