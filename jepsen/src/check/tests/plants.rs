@@ -88,7 +88,7 @@ fn finds(case: &Case) -> Option<String> {
     let (mut planted, mut seed) = (0, 0);
     let mut found = vec![0; case.finders.len()];
     let mut missed = Vec::new();
-    while planted < wanted && seed < wanted * 80 {
+    while planted < wanted && seed < wanted * 160 {
         seed += 1;
         let mut sample = Sample::new(case.workload, seed);
         sample.plant = Some(case.plant);
