@@ -2,13 +2,14 @@
 //!
 //! Leases and sessions end by the stamps of leaders, so a leader's wall clock
 //! must not decide alone: one that jumps an hour ahead would end them all, one
-//! that was set back would let none end. While there are any, time goes on from
-//! where it was when the node began to lead, by its monotonic clock; the wall
-//! clock is followed at most one part in a hundred faster or slower. An election,
-//! or an outage of all, makes leases longer by its length, never shorter.
+//! that was set back would let none end. Time goes on from where it was when the
+//! node began to lead, by its monotonic clock; the wall clock is followed at most
+//! one part in a hundred faster or slower. An election, or an outage of all,
+//! makes leases longer by its length, never shorter.
 //!
-//! Without leases and sessions nothing waits for time, and the wall clock is
-//! taken as it is.
+//! Only a leader that begins, and whose state then holds all of the terms before
+//! and neither a lease nor a session, starts from its wall clock. Later it may
+//! not, though the state holds none: a grant may be on its way.
 
 use super::settings::Clock;
 use crate::raft::Leadership;
@@ -57,7 +58,11 @@ impl Clock for Pace {
         let head = view.head();
         let applied_in = view.applied().id.map(|id| id.term);
         let waited_for = may_be_waited_for(&head, applied_in, term);
-        let next = Anchor::after(before, term, head.now.0, waited_for, wall, now);
+        let begin = if waited_for { head.now.0 } else { wall.max(head.now.0) };
+        let next = match before {
+            Some(before) => before.moved(head.now.0, wall, now),
+            None => Anchor { term, time_ms: begin, at: now },
+        };
         *anchor = Some(next);
         next.time(wall, now)
     }
@@ -77,29 +82,16 @@ struct Anchor {
     term: u64,
     time_ms: u64,
     at: Instant,
-    waited_for: bool,
 }
 
 impl Anchor {
-    /// What follows `before`, which is of the same term; without one, replicated
-    /// time goes on from the state's, `head_ms`.
-    fn after(
-        before: Option<Self>,
-        term: u64,
-        head_ms: u64,
-        waited_for: bool,
-        wall_ms: u64,
-        at: Instant,
-    ) -> Self {
-        let time_ms = before.map_or(head_ms, |before| head_ms.max(before.time(wall_ms, at)));
-        Self { term, time_ms, at, waited_for }
+    /// The same course from `at` on, or from the state's time if that is later.
+    fn moved(self, head_ms: u64, wall_ms: u64, at: Instant) -> Self {
+        Self { term: self.term, time_ms: head_ms.max(self.time(wall_ms, at)), at }
     }
 
     /// The time at `now`.
     fn time(&self, wall_ms: u64, now: Instant) -> u64 {
-        if !self.waited_for {
-            return wall_ms.max(self.time_ms);
-        }
         let passed = now.duration_since(self.at).as_millis();
         let passed = u64::try_from(passed).unwrap_or(u64::MAX);
         let slew = passed / SLEW;
@@ -112,6 +104,7 @@ impl Anchor {
 mod tests {
     use super::*;
     use keelstone_store::Millis;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     const HOUR: u64 = 3_600_000;
 
@@ -121,20 +114,42 @@ mod tests {
 
     #[test]
     fn a_jump_of_the_wall_clock_ends_no_lease() {
-        let begin = Instant::now();
-        let anchor = Anchor::after(None, 1, 2 * HOUR, true, 2 * HOUR, begin);
-        assert_eq!(anchor.time(3 * HOUR, after(begin, 1_000)), 2 * HOUR + 1_010);
-        assert_eq!(anchor.time(HOUR, after(begin, 1_000)), 2 * HOUR + 990);
-        assert_eq!(anchor.time(2 * HOUR + 1_003, after(begin, 1_000)), 2 * HOUR + 1_003);
+        let at = Instant::now();
+        let anchor = Anchor { term: 1, time_ms: 2 * HOUR, at };
+        assert_eq!(anchor.time(3 * HOUR, after(at, 1_000)), 2 * HOUR + 1_010);
+        assert_eq!(anchor.time(HOUR, after(at, 1_000)), 2 * HOUR + 990);
+        assert_eq!(anchor.time(2 * HOUR + 1_003, after(at, 1_000)), 2 * HOUR + 1_003);
     }
 
     #[test]
     fn a_leader_with_a_wrong_clock_goes_on_from_the_states_time() {
-        let begin = Instant::now();
-        let first = Anchor::after(None, 2, 50_000, true, 50_000 + HOUR, begin);
-        assert_eq!(first.time(50_000 + HOUR, begin), 50_000);
-        let next = Anchor::after(Some(first), 2, 50_100, true, 50_000 + HOUR, after(begin, 250));
-        assert_eq!(next.time(50_000 + HOUR, after(begin, 250)), 50_252);
+        let at = Instant::now();
+        let first = Anchor { term: 2, time_ms: 50_000, at };
+        assert_eq!(first.time(50_000 + HOUR, at), 50_000);
+        let next = first.moved(50_100, 50_000 + HOUR, after(at, 250));
+        assert_eq!(next.time(50_000 + HOUR, after(at, 250)), 50_252);
+    }
+
+    /// The clock jumped while a lease was granted: the state did not tell of it
+    /// when it was looked at.
+    #[test]
+    fn a_jump_ends_no_lease_that_is_being_granted() {
+        let clock = Arc::new(AtomicU64::new(HOUR));
+        let (_sender, leadership) = watch::channel(Leadership { term: 1, ..Leadership::default() });
+        let wall = Arc::new(Stopped(Arc::clone(&clock)));
+        let pace = Pace::new(wall, leadership, Arc::new(State::in_memory()));
+        let granted = pace.now_ms();
+        assert_eq!(granted, HOUR, "a new state begins with the wall clock");
+        clock.store(2 * HOUR, Ordering::SeqCst);
+        assert!(pace.now_ms() < granted + 60_000);
+    }
+
+    struct Stopped(Arc<AtomicU64>);
+
+    impl Clock for Stopped {
+        fn now_ms(&self) -> u64 {
+            self.0.load(Ordering::SeqCst)
+        }
     }
 
     #[test]
@@ -149,21 +164,10 @@ mod tests {
     }
 
     #[test]
-    fn without_anything_that_waits_the_wall_clock_is_taken() {
-        let begin = Instant::now();
-        let anchor = Anchor::after(None, 1, 0, false, HOUR, begin);
-        assert_eq!(anchor.time(HOUR, begin), HOUR);
-        // What comes to wait starts from there.
-        let next = Anchor::after(Some(anchor), 1, HOUR, true, HOUR + 9, begin);
-        assert_eq!(next.time(2 * HOUR, begin), HOUR + 9);
-    }
-
-    #[test]
     fn time_never_goes_back_in_a_term() {
-        let begin = Instant::now();
-        let free = Anchor::after(None, 1, HOUR, false, 5, begin);
-        assert_eq!(free.time(5, begin), HOUR);
-        let next = Anchor::after(Some(free), 1, 7, true, 5, after(begin, 300));
-        assert!(next.time(5, after(begin, 300)) >= HOUR);
+        let at = Instant::now();
+        let first = Anchor { term: 1, time_ms: HOUR, at };
+        assert_eq!(first.time(5, at), HOUR);
+        assert!(first.moved(7, 5, after(at, 300)).time(5, after(at, 300)) >= HOUR);
     }
 }
