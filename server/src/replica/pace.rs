@@ -31,7 +31,15 @@ pub(super) struct Pace {
     wall: Arc<dyn Clock>,
     leadership: watch::Receiver<Leadership>,
     state: Arc<State>,
-    anchor: Mutex<Option<Anchor>>,
+    course: Mutex<Course>,
+}
+
+/// What a leader goes by.
+#[derive(Default)]
+struct Course {
+    anchor: Option<Anchor>,
+    /// The last term in which time had to stand still at first.
+    held: Option<u64>,
 }
 
 impl Pace {
@@ -40,7 +48,7 @@ impl Pace {
         leadership: watch::Receiver<Leadership>,
         state: Arc<State>,
     ) -> Self {
-        Self { wall, leadership, state, anchor: Mutex::default() }
+        Self { wall, leadership, state, course: Mutex::default() }
     }
 }
 
@@ -48,32 +56,37 @@ impl Clock for Pace {
     fn now_ms(&self) -> u64 {
         let (wall, now) = (self.wall.now_ms(), Instant::now());
         let term = self.leadership.borrow().term;
-        let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = anchor.filter(|anchor| anchor.term == term);
+        let mut course = self.course.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = course.anchor.filter(|anchor| anchor.term == term);
         if let Some(before) = before.filter(|it| now.duration_since(it.at) < LOOK_INTERVAL) {
             return before.time(wall, now);
         }
         // A state that cannot be read ends the node elsewhere.
         let Ok(view) = self.state.view() else { return wall };
         let head = view.head();
-        let applied_in = view.applied().id.map(|id| id.term);
-        let waited_for = may_be_waited_for(&head, applied_in, term);
-        let begin = if waited_for { head.now.0 } else { wall.max(head.now.0) };
+        if before.is_none() && view.applied().id.map(|id| id.term) != Some(term) {
+            // It may lack leases, and time, that leaders before have given. The
+            // first entry of the term is about to be applied.
+            course.held = Some(term);
+            return head.now.0;
+        }
         let next = match before {
             Some(before) => before.moved(head.now.0, wall, now),
-            None => Anchor { term, time_ms: begin, at: now },
+            None => {
+                let held = course.held == Some(term);
+                Anchor { term, time_ms: begin_ms(&head, held, wall), at: now }
+            }
         };
-        *anchor = Some(next);
+        course.anchor = Some(next);
         next.time(wall, now)
     }
 }
 
-/// Whether anything may wait for time, as far as a state tells whose last entry
-/// is of the term `applied_in`. One that has nothing of this term yet may lack
-/// leases that leaders before have granted, unless no time was ever stamped.
-fn may_be_waited_for(head: &Head, applied_in: Option<u64>, term: u64) -> bool {
-    let behind = applied_in != Some(term) && head.now.0 > 0;
-    head.leases > 0 || head.sessions > 0 || behind
+/// The time that a leader begins with whose state holds all of the terms before.
+/// If stamps were given while time was `held`, a grant may be on its way.
+fn begin_ms(head: &Head, held: bool, wall_ms: u64) -> u64 {
+    let waited_for = head.leases > 0 || head.sessions > 0 || (held && head.now.0 > 0);
+    if waited_for { head.now.0 } else { wall_ms.max(head.now.0) }
 }
 
 /// A time that was right, and when.
@@ -104,6 +117,8 @@ impl Anchor {
 mod tests {
     use super::*;
     use keelstone_store::Millis;
+    use keelstone_store::disk::LogId;
+    use keelstone_store::state::Payload;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     const HOUR: u64 = 3_600_000;
@@ -137,7 +152,11 @@ mod tests {
         let clock = Arc::new(AtomicU64::new(HOUR));
         let (_sender, leadership) = watch::channel(Leadership { term: 1, ..Leadership::default() });
         let wall = Arc::new(Stopped(Arc::clone(&clock)));
-        let pace = Pace::new(wall, leadership, Arc::new(State::in_memory()));
+        let state = Arc::new(State::in_memory());
+        let pace = Pace::new(wall, leadership, Arc::clone(&state));
+        assert_eq!(pace.now_ms(), 0, "time stands still before the term has an entry");
+        let first = LogId { term: 1, index: 1, leader: 1 };
+        state.apply(&[(first, Payload::Blank)]).unwrap();
         let granted = pace.now_ms();
         assert_eq!(granted, HOUR, "a new state begins with the wall clock");
         clock.store(2 * HOUR, Ordering::SeqCst);
@@ -153,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_lacks_the_end_of_the_last_term_does_not_tell_that_nothing_waits() {
+    fn a_leader_begins_with_the_wall_clock_only_if_nothing_can_wait() {
         let new = Head::genesis([0; 16]);
-        assert!(!may_be_waited_for(&new, Some(0), 1));
-        let free = Head { now: Millis(HOUR), ..new };
-        assert!(may_be_waited_for(&free, None, 3));
-        assert!(may_be_waited_for(&free, Some(2), 3));
-        assert!(!may_be_waited_for(&free, Some(3), 3));
-        assert!(may_be_waited_for(&Head { leases: 1, ..free }, Some(3), 3));
+        assert_eq!(begin_ms(&new, true, HOUR), HOUR);
+        let free = Head { now: Millis(5), ..new };
+        assert_eq!(begin_ms(&free, false, HOUR), HOUR);
+        assert_eq!(begin_ms(&free, true, HOUR), 5);
+        assert_eq!(begin_ms(&Head { leases: 1, ..free.clone() }, false, HOUR), 5);
+        assert_eq!(begin_ms(&Head { sessions: 1, ..free }, false, HOUR), 5);
     }
 
     #[test]
