@@ -70,12 +70,11 @@ impl Clock for Pace {
             course.held = Some(term);
             return head.now.0;
         }
-        let next = match before {
-            Some(before) => before.moved(head.now.0, wall, now),
-            None => {
-                let held = course.held == Some(term);
-                Anchor { term, time_ms: begin_ms(&head, held, wall), at: now }
-            }
+        let next = if let Some(before) = before {
+            before.moved(head.now.0, wall, now)
+        } else {
+            let held = course.held == Some(term);
+            Anchor { term, time_ms: begin_ms(&head, held, wall), at: now }
         };
         course.anchor = Some(next);
         next.time(wall, now)
