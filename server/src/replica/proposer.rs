@@ -31,7 +31,7 @@ pub(super) fn start(
     metrics: Arc<Metrics>,
     queue: mpsc::Receiver<Waiting>,
 ) {
-    let packer = Packer { consensus, clock, metrics, queue, left: None, now: Millis(0) };
+    let packer = Packer { consensus, clock, metrics, queue, left: None };
     spawn(packer.run());
 }
 
@@ -77,8 +77,6 @@ struct Packer {
     metrics: Arc<Metrics>,
     queue: mpsc::Receiver<Waiting>,
     left: Option<Waiting>,
-    /// The last stamp; stamps do not go back.
-    now: Millis,
 }
 
 type InFlight = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
@@ -103,10 +101,12 @@ impl Packer {
     }
 
     async fn propose(&mut self, taken: Taken, in_flight: &mut InFlight) {
-        self.now = self.now.max(Millis(self.clock.now_ms()));
+        // No stamp is kept from batch to batch: one that was lost with its term
+        // would make the next term's time jump. Apply lets time not go back.
+        let now = Millis(self.clock.now_ms());
         let commands: Vec<Bytes> =
             taken.waiting.iter().map(|waiting| waiting.command.clone()).collect();
-        let batch = codec::encode_batch(self.now, &commands);
+        let batch = codec::encode_batch(now, &commands);
         let account = Account::open(&self.metrics, &taken);
         match self.consensus.write(&batch).await {
             Ok(written) => in_flight.push(Box::pin(async move {

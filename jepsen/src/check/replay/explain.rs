@@ -112,13 +112,15 @@ impl<'a> Replay<'_, 'a> {
         // then it is not known which one is left to explain a later revision.
         self.explain.guessed |= !found.iter().all(same);
         let fact = &self.facts.txns[place];
-        let (changes, _) = self.state.run(fact.txn.branch(branch), revision);
+        let actions = fact.txn.branch(branch);
+        let sure = self.state.is_sure_of(actions);
+        let (changes, _) = self.state.run(actions, revision);
         self.explain.used.insert(place, revision);
         for change in &changes {
             self.settle(change.key, evidence);
         }
         let source = Source::Transaction(fact.operation.invoke.index);
-        Some(Entry { changes, source, sure: true })
+        Some(Entry { changes, source, sure })
     }
 
     /// A key that was in doubt and of which this revision shows the whole record.
@@ -166,8 +168,15 @@ impl<'a> Replay<'_, 'a> {
         }
         let events: Vec<u64> = evidence.keys.values().map(|(_, event)| *event).collect();
         let mut changes = Vec::new();
+        let mut sure = true;
         for lease in leases {
             for key in self.state.attached(lease) {
+                let doubtful = self.state.is_doubtful(key);
+                sure &= !doubtful;
+                if doubtful && !evidence.keys.contains_key(key) {
+                    // It may have gone before, or belong to another lease.
+                    continue;
+                }
                 if evidence.complete && !evidence.keys.contains_key(key) {
                     let text = format!(
                         "lease {lease} ended at revision {revision}, but its key {} did not go",
@@ -179,7 +188,7 @@ impl<'a> Replay<'_, 'a> {
                 self.state.set(key, None);
             }
         }
-        Some(Entry { changes, source: Source::LeaseEnd, sure: true })
+        Some(Entry { changes, source: Source::LeaseEnd, sure })
     }
 
     /// Says why nothing can have made a revision.
@@ -240,6 +249,8 @@ impl<'a> Replay<'_, 'a> {
         let mut changes = Vec::new();
         let mut sure = evidence.complete;
         for (key, (seen, _)) in &evidence.keys {
+            // What was there before a doubtful key was changed is a guess.
+            sure &= !self.state.is_doubtful(key);
             let before = self.state.get(key);
             let after = match seen {
                 Seen::Put(record) => Some(*record),
@@ -264,8 +275,9 @@ impl<'a> Replay<'_, 'a> {
     fn explain_without_trace(&mut self, revision: u64) -> Entry<'a> {
         if let Some(other) = self.other(revision) {
             let (event, revoked) = (other.event, other.revoked);
-            let changes = revoked.map(|lease| self.end_lease(lease)).unwrap_or_default();
-            return Entry { changes, source: Source::Operation(event), sure: true };
+            let ended = revoked.map(|lease| self.end_lease(lease));
+            let (changes, sure) = ended.unwrap_or((Vec::new(), true));
+            return Entry { changes, source: Source::Operation(event), sure };
         }
         let passed = self.facts.covered.iter().find(|p| p.from <= revision && revision <= p.to);
         if let Some(passed) = passed.copied() {
@@ -288,14 +300,17 @@ impl<'a> Replay<'_, 'a> {
         Entry { changes: Vec::new(), source: Source::Unknown, sure: false }
     }
 
-    fn end_lease(&mut self, lease: u64) -> Vec<LogChange<'a>> {
+    /// Ends a lease: what changed, and whether that hangs on no doubtful key.
+    fn end_lease(&mut self, lease: u64) -> (Vec<LogChange<'a>>, bool) {
         let keys = self.state.attached(lease);
-        let changes = keys.into_iter().map(|key| {
+        let (doubtful, certain): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|key| self.state.is_doubtful(key));
+        let changes = certain.into_iter().map(|key| {
             let before = self.state.get(key);
             self.state.set(key, None);
             LogChange { key, before, after: None }
         });
-        changes.collect()
+        (changes.collect(), doubtful.is_empty())
     }
 
     /// Whatever an unknown operation or the end of a lease may have done here.

@@ -297,20 +297,26 @@ impl<'f, 'a> Replay<'f, 'a> {
     /// Replays an acknowledged transaction and judges its answer.
     fn apply(&mut self, place: usize, revision: u64) -> Entry<'a> {
         let fact = &self.facts.txns[place];
-        let changes = self.judge_answer(fact, revision, "write");
+        let (changes, sure) = self.judge_answer(fact, revision, "write");
         let source = Source::Transaction(fact.operation.invoke.index);
-        Entry { changes, source, sure: true }
+        Entry { changes, source, sure }
     }
 
     /// A transaction that changed nothing sees the state at its revision.
     fn judge_read(&mut self, fact: &'f Fact<'a>, revision: u64) {
-        let changes = self.judge_answer(fact, revision, "read");
+        let (changes, _) = self.judge_answer(fact, revision, "read");
         self.state.undo(&changes);
     }
 
-    /// Runs a transaction over the state and compares the answer.
-    fn judge_answer(&mut self, fact: &'f Fact<'a>, at: u64, what: &str) -> Vec<LogChange<'a>> {
-        let Some(reply) = fact.reply else { return Vec::new() };
+    /// Runs a transaction over the state and compares the answer. Says what
+    /// changed, and whether that hangs on no doubtful key.
+    fn judge_answer(
+        &mut self,
+        fact: &'f Fact<'a>,
+        at: u64,
+        what: &str,
+    ) -> (Vec<LogChange<'a>>, bool) {
+        let Some(reply) = fact.reply else { return (Vec::new(), true) };
         let holds = self.state.holds(fact.txn);
         if holds.is_some_and(|holds| holds != reply.succeeded) {
             let text = format!(
@@ -321,17 +327,20 @@ impl<'f, 'a> Replay<'f, 'a> {
             self.case.violation("compare", fact.operation.indices(), text);
         }
         let actions = fact.txn.branch(reply.succeeded);
+        self.state.settle_by(actions, &reply.results);
+        let sure = self.state.is_sure_of(actions);
         let (changes, expected) = self.state.run(actions, at);
         if actions.len() != reply.results.len() {
             let text = format!("{} actions have {} answers", actions.len(), reply.results.len());
             self.case.violation("form", fact.operation.indices(), text);
         }
         for ((action, expected), got) in actions.iter().zip(&expected).zip(&reply.results) {
-            if let Some(wrong) = self.state.judge(action, expected, got, &changes) {
+            if let Some(wrong) = self.state.judge(action, expected, got) {
                 self.mismatch(fact, at, what, &wrong);
             }
         }
-        changes
+        self.state.forget_deleted(actions);
+        (changes, sure)
     }
 
     fn mismatch(&mut self, fact: &Fact<'a>, at: u64, what: &str, wrong: &Mismatch<'a>) {

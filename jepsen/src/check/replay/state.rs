@@ -126,6 +126,48 @@ impl<'a> State<'a> {
         self.set(key, record);
     }
 
+    /// Takes what an answer shows of doubtful keys, as they were before its
+    /// transaction, for what they are.
+    pub(super) fn settle_by(&mut self, actions: &'a [Action], replies: &'a [ActionReply]) {
+        if self.doubts.is_empty() {
+            return;
+        }
+        for (place, (action, reply)) in actions.iter().zip(replies).enumerate() {
+            let Some((key, end, shown)) = shows(action, reply) else { continue };
+            let before = &actions[..place];
+            for doubtful in self.doubts_in(key, end) {
+                // What the transaction itself wrote hides what was there.
+                if !before.iter().any(|action| writes(action, doubtful)) {
+                    let found = shown.iter().find(|kv| kv.key == doubtful).map(Record::of);
+                    self.settle(doubtful, found);
+                }
+            }
+        }
+    }
+
+    /// Whether what these actions change hangs on no doubtful key.
+    pub(super) fn is_sure_of(&self, actions: &[Action]) -> bool {
+        self.doubts.is_empty()
+            || !self.doubts.iter().any(|key| actions.iter().any(|action| writes(action, key)))
+    }
+
+    /// Doubtful keys that actions deleted are gone for certain, unless they were
+    /// put again.
+    pub(super) fn forget_deleted(&mut self, actions: &'a [Action]) {
+        if self.doubts.is_empty() {
+            return;
+        }
+        for (place, action) in actions.iter().enumerate() {
+            let Action::Delete { key, end, .. } = action else { continue };
+            let after = &actions[place + 1..];
+            for doubtful in self.doubts_in(key, end.as_deref()) {
+                if !after.iter().any(|action| writes(action, doubtful)) {
+                    self.settle(doubtful, None);
+                }
+            }
+        }
+    }
+
     /// Whether the compares hold; `None` if that hangs on a doubtful key.
     pub(super) fn holds(&self, txn: &Txn) -> Option<bool> {
         let mut sure = true;
@@ -191,14 +233,13 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Compares an answer with what it had to be, and takes what it shows of
-    /// doubtful keys for what they are. Says what is wrong, with the key.
+    /// Compares an answer with what it had to be, but for doubtful keys. Says what
+    /// is wrong, with the key.
     pub(super) fn judge(
-        &mut self,
+        &self,
         action: &'a Action,
         expected: &Expected<'a>,
         reply: &'a ActionReply,
-        written: &[LogChange<'a>],
     ) -> Option<Mismatch<'a>> {
         match (action, expected, reply) {
             (Action::Put { key, .. }, Expected::Put { prev }, ActionReply::Put { prev: got }) => {
@@ -231,7 +272,7 @@ impl<'a> State<'a> {
                 let got: Vec<_> = got.iter().map(|kv| (kv.key.as_str(), Record::of(kv))).collect();
                 if !doubts.is_empty() {
                     let cut = *limit != 0 || *more;
-                    return self.judge_in_doubt(&doubts, kvs, &got, cut, written);
+                    return judge_in_doubt(&doubts, kvs, &got, cut);
                 }
                 if let Some(wrong) = first_difference(kvs, &got) {
                     return Some(wrong);
@@ -251,32 +292,54 @@ impl<'a> State<'a> {
             }),
         }
     }
+}
 
-    /// A range in which some keys are doubtful: the others are compared, and the
-    /// doubtful ones settled if the answer is the whole span.
-    fn judge_in_doubt(
-        &mut self,
-        doubts: &[&'a str],
-        kvs: &[(&'a str, Record<'a>)],
-        got: &[(&'a str, Record<'a>)],
-        cut: bool,
-        written: &[LogChange<'a>],
-    ) -> Option<Mismatch<'a>> {
-        if cut {
-            return None;
+/// What an answer shows of all the keys of a span, as they were before its
+/// action: the key and end of the span, and those that are there.
+fn shows<'a>(
+    action: &'a Action,
+    reply: &'a ActionReply,
+) -> Option<(&'a str, Option<&'a str>, &'a [KeyValue])> {
+    match (action, reply) {
+        (Action::Put { key, prev: true, .. }, ActionReply::Put { prev }) => {
+            Some((key, None, prev.as_slice()))
         }
-        let sure = |list: &[(&'a str, Record<'a>)]| -> Vec<_> {
-            list.iter().filter(|(key, _)| !doubts.contains(key)).copied().collect()
-        };
-        let wrong = first_difference(&sure(kvs), &sure(got));
-        // What the transaction writes itself hides what was there.
-        let own = |key: &str| written.iter().any(|change| change.key == key);
-        for key in doubts.iter().filter(|key| !own(key)) {
-            let read = got.iter().find(|(found, _)| found == key).map(|(_, record)| *record);
-            self.settle(key, read);
+        (Action::Delete { key, end, prev: true }, ActionReply::Delete { prev, .. }) => {
+            Some((key, end.as_deref(), prev))
         }
-        wrong
+        (Action::Delete { key, end, .. }, ActionReply::Delete { deleted: 0, .. }) => {
+            Some((key, end.as_deref(), &[]))
+        }
+        (Action::Range { key, end, limit: 0 }, ActionReply::Range { kvs, more: false, .. }) => {
+            Some((key, end.as_deref(), kvs))
+        }
+        _ => None,
     }
+}
+
+/// Whether an action writes a key.
+fn writes(action: &Action, candidate: &str) -> bool {
+    match action {
+        Action::Put { key, .. } => key == candidate,
+        Action::Delete { key, end, .. } => crate::history::spans(key, end.as_deref(), candidate),
+        Action::Range { .. } => false,
+    }
+}
+
+/// A range in which some keys are doubtful: the others are compared.
+fn judge_in_doubt<'a>(
+    doubts: &[&'a str],
+    kvs: &[(&'a str, Record<'a>)],
+    got: &[(&'a str, Record<'a>)],
+    cut: bool,
+) -> Option<Mismatch<'a>> {
+    if cut {
+        return None;
+    }
+    let sure = |list: &[(&'a str, Record<'a>)]| -> Vec<_> {
+        list.iter().filter(|(key, _)| !doubts.contains(key)).copied().collect()
+    };
+    first_difference(&sure(kvs), &sure(got))
 }
 
 /// How an answer differs from what it had to be.
