@@ -46,6 +46,9 @@ enum Command {
         /// A run without faults.
         #[arg(long)]
         quiet: bool,
+        /// End with a sum for another process.
+        #[arg(long, hide = true)]
+        sum: bool,
     },
     /// Run a seed twice and compare all that happened.
     CheckDeterminism {
@@ -104,13 +107,13 @@ fn tell(out: &mut impl std::io::Write, report: &Report, took: Duration) -> std::
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
-        Command::Run { seed, seeds, budget, jobs, keep_going, trace, logs, quiet } => {
+        Command::Run { seed, seeds, budget, jobs, keep_going, trace, logs, quiet, sum } => {
             if logs {
                 let filter = tracing_subscriber::EnvFilter::from_default_env();
                 tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
             }
             let seeds = seeds.or(seed.map(|seed| seed..seed + 1)).unwrap_or(0..0);
-            many::run(&Many { seeds, budget, jobs, keep_going, trace, quiet })
+            many::run(&Many { seeds, budget, jobs, keep_going, trace, quiet, sum })
         }
         Command::CheckDeterminism { seed } => check(seed),
     }

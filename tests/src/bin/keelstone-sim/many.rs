@@ -1,11 +1,13 @@
 //! Many seeds: run side by side, counted, and judged together.
 
 use crate::{run_seed, tell};
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use keelstone_tests::sim::{Report, Verdict};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::ops::Range;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -27,29 +29,41 @@ pub(crate) struct Many {
     pub trace: bool,
     /// Without faults.
     pub quiet: bool,
+    /// Whether to end with the sum for another process instead of a judgement.
+    pub sum: bool,
 }
 
-/// What all of them came to.
-#[derive(Default)]
-struct Sum {
+/// What one of them came to, or all of them.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Sum {
     done: u64,
     failed: Vec<u64>,
-    inputs: BTreeMap<&'static str, u64>,
-    faults: BTreeMap<&'static str, u64>,
+    inputs: BTreeMap<String, u64>,
+    faults: BTreeMap<String, u64>,
     simulated_ms: u64,
 }
 
 impl Sum {
-    fn add(&mut self, report: &Report) {
-        self.done += 1;
-        self.simulated_ms += report.simulated_ms;
-        if report.verdict != Verdict::Well {
-            self.failed.push(report.plan.seed);
+    fn of(report: &Report) -> Self {
+        let counts = |(name, count): (&&str, &u64)| ((*name).to_owned(), *count);
+        let failed = (report.verdict != Verdict::Well).then_some(report.plan.seed);
+        Self {
+            done: 1,
+            failed: failed.into_iter().collect(),
+            inputs: report.inputs.iter().map(|(name, count)| counts((name, count))).collect(),
+            faults: report.happened.faults.iter().map(counts).collect(),
+            simulated_ms: report.simulated_ms,
         }
-        for (name, count) in &report.inputs {
+    }
+
+    fn add(&mut self, other: Self) {
+        self.done += other.done;
+        self.failed.extend(other.failed);
+        self.simulated_ms += other.simulated_ms;
+        for (name, count) in other.inputs {
             *self.inputs.entry(name).or_default() += count;
         }
-        for (name, count) in &report.happened.faults {
+        for (name, count) in other.faults {
             *self.faults.entry(name).or_default() += count;
         }
     }
@@ -67,11 +81,9 @@ pub(crate) fn run(many: &Many) -> anyhow::Result<()> {
             scope.spawn(|| work(many, begun, &next, &stop, sender));
         }
         drop(sender);
-        for (report, took) in reports {
-            let report = report?;
-            print(many, &report, took)?;
-            sum.add(&report);
-            if report.verdict != Verdict::Well && !many.keep_going {
+        for one in reports {
+            sum.add(one?);
+            if !sum.failed.is_empty() && !many.keep_going {
                 stop.store(true, Ordering::Relaxed);
             }
         }
@@ -80,14 +92,12 @@ pub(crate) fn run(many: &Many) -> anyhow::Result<()> {
     summary(&sum, begun.elapsed(), many)
 }
 
-type Done = (anyhow::Result<Report>, Duration);
-
 fn work(
     many: &Many,
     begun: Instant,
     next: &AtomicU64,
     stop: &AtomicBool,
-    sender: mpsc::SyncSender<Done>,
+    sender: mpsc::SyncSender<anyhow::Result<Sum>>,
 ) {
     let over = || many.budget.is_some_and(|budget| begun.elapsed() >= budget);
     while !stop.load(Ordering::Relaxed) && !over() {
@@ -95,12 +105,36 @@ fn work(
         if seed >= many.seeds.end {
             return;
         }
-        let started = Instant::now();
-        let report = run_seed(seed, many.quiet, many.trace);
-        if sender.send((report, started.elapsed())).is_err() {
+        let one = if many.jobs > 1 { elsewhere(many, seed) } else { here(many, seed) };
+        if sender.send(one).is_err() {
             return;
         }
     }
+}
+
+fn here(many: &Many, seed: u64) -> anyhow::Result<Sum> {
+    let started = Instant::now();
+    let report = run_seed(seed, many.quiet, many.trace)?;
+    print(many, &report, started.elapsed())?;
+    Ok(Sum::of(&report))
+}
+
+/// In a process of its own: runs at the same time in one would draw the numbers
+/// of their tasks from the same counter, and not repeat.
+fn elsewhere(many: &Many, seed: u64) -> anyhow::Result<Sum> {
+    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    command.args(["run", "--sum", "--seed", &seed.to_string()]);
+    command.args(many.quiet.then_some("--quiet")).args(many.trace.then_some("--trace"));
+    let output = command.stderr(Stdio::inherit()).output().context("start a process")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let text = text.trim_end();
+    let (told, sum) = text.rsplit_once('\n').unwrap_or(("", text));
+    // Without a sum it died, which is a failure of the seed.
+    let parsed = serde_json::from_str(sum);
+    let died = || Sum { done: 1, failed: vec![seed], ..Sum::default() };
+    let told = if parsed.is_ok() { told.to_owned() } else { format!("{text}\nseed {seed} died") };
+    writeln!(std::io::stdout().lock(), "{told}")?;
+    Ok(parsed.unwrap_or_else(|_| died()))
 }
 
 fn print(many: &Many, report: &Report, took: Duration) -> anyhow::Result<()> {
@@ -120,6 +154,10 @@ fn summary(sum: &Sum, took: Duration, many: &Many) -> anyhow::Result<()> {
     let done = u32::try_from(sum.done).unwrap_or(u32::MAX);
     let per_minute = f64::from(done) / minutes;
     let mut out = std::io::stdout().lock();
+    if many.sum {
+        writeln!(out, "{}", serde_json::to_string(sum)?)?;
+        return Ok(());
+    }
     writeln!(out, "faults: {:?}", sum.faults)?;
     writeln!(out, "judged: {:?}", sum.inputs)?;
     writeln!(
