@@ -189,13 +189,19 @@ impl<'a> Call<'a> {
             let limit = self.attempt_limit();
             let mut attempt = Attempt::new(chosen.endpoint.calls(), limit);
             attempt.write_id = identity.as_ref().map(Identity::to_wire);
-            let failure = match tokio::time::timeout(limit, send(attempt)).await {
-                Ok(Ok(response)) => {
+            let sent = tokio::time::timeout(limit, send(attempt));
+            let answer = tokio::select! {
+                biased;
+                answer = sent => answer.ok(),
+                () = self.deposed(&chosen) => None,
+            };
+            let failure = match answer {
+                Some(Ok(response)) => {
                     chosen.endpoint.answered();
                     return Ok(response.into_inner());
                 }
-                Ok(Err(status)) => Failure::of(&status),
-                Err(_elapsed) => Failure::silent(chosen.endpoint.address()),
+                Some(Err(status)) => Failure::of(&status),
+                None => Failure::silent(chosen.endpoint.address()),
             };
             if let Next::End(error) = self.judge(failure, &chosen, &mut identity).await {
                 return Err(error);
@@ -228,6 +234,15 @@ impl<'a> Call<'a> {
             Repeat::WhenRefused => left,
             Repeat::Always | Repeat::Identified => left.min(self.client.options().attempt_timeout),
         }
+    }
+
+    /// Completes if it is better not to wait for `chosen` any longer: the others
+    /// have another leader. Never for what may not be sent again.
+    async fn deposed(&self, chosen: &Chosen) {
+        if self.route == Route::Any || self.repeat == Repeat::WhenRefused {
+            std::future::pending::<()>().await;
+        }
+        self.client.endpoints().deposed(chosen).await;
     }
 
     async fn judge(

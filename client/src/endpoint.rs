@@ -6,6 +6,8 @@
 use crate::Error;
 use crate::builder::ChannelOptions;
 use crate::status::Failure;
+use keelstone_proto::v1::cluster_client::ClusterClient;
+use keelstone_proto::v1::{Consistency, MembersRequest};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -17,6 +19,14 @@ use tonic::transport::Channel;
 const ENDPOINTS_MAX: usize = 16;
 /// How long a node that did not answer is passed over, at most.
 const AVOID_MAX: Duration = Duration::from_secs(3);
+
+/// How long a leader may be silent before the others are asked whether they have
+/// another: less than an election takes.
+const DOUBT_AFTER: Duration = Duration::from_millis(250);
+/// How often they are asked.
+const DOUBT_INTERVAL: Duration = Duration::from_millis(100);
+/// How long they have to answer.
+const ASK_MAX: Duration = Duration::from_millis(300);
 
 /// One node, reached over two connections: a stream that nobody reads must not
 /// hold up the calls.
@@ -87,6 +97,15 @@ pub(crate) struct Endpoints {
     preferred: AtomicUsize,
     /// Where the next stream or local read goes.
     turn: AtomicUsize,
+    /// What the others said last of who leads; held while they are asked.
+    said: tokio::sync::Mutex<Option<Said>>,
+}
+
+/// What nodes said of who leads.
+struct Said {
+    at: Instant,
+    /// The index of the one that leads, if anybody knew.
+    leader: Option<usize>,
 }
 
 /// An endpoint with its place in the list, which never shrinks.
@@ -113,7 +132,7 @@ impl Endpoints {
             }
         }
         let turn = AtomicUsize::new(rand::random_range(0..list.len()));
-        Ok(Self { options, list: RwLock::new(list), preferred: AtomicUsize::new(0), turn })
+        Ok(Self { options, list: RwLock::new(list), preferred: AtomicUsize::new(0), turn, said: tokio::sync::Mutex::new(None) })
     }
 
     /// How many nodes there are.
@@ -136,6 +155,51 @@ impl Endpoints {
     /// Any node that answers, a different one each time.
     pub(crate) fn any(&self) -> Chosen {
         self.healthy_from(self.turn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Completes once the others name another leader than `chosen`, which has not
+    /// answered for a while: it may be cut off, or stand still. Until then they are
+    /// asked again and again; for all calls that wait at a time, once. Can be
+    /// cancelled.
+    pub(crate) async fn deposed(&self, chosen: &Chosen) {
+        tokio::time::sleep(DOUBT_AFTER).await;
+        loop {
+            let leader = {
+                let mut said = self.said.lock().await;
+                match &*said {
+                    Some(said) if said.at.elapsed() < DOUBT_INTERVAL => said.leader,
+                    _ => {
+                        let leader = self.ask_others(chosen).await;
+                        *said = Some(Said { at: Instant::now(), leader });
+                        leader
+                    }
+                }
+            };
+            if let Some(leader) = leader.filter(|leader| *leader != chosen.index) {
+                self.preferred.store(leader, Ordering::Relaxed);
+                return;
+            }
+            tokio::time::sleep(DOUBT_INTERVAL).await;
+        }
+    }
+
+    /// Whom the others believe to lead, by the one of them that knows of the
+    /// newest term.
+    async fn ask_others(&self, chosen: &Chosen) -> Option<usize> {
+        let others = self.all().into_iter().enumerate().filter(|(at, _)| *at != chosen.index);
+        let asked = others.map(|(_, endpoint)| async move {
+            let mut stub = ClusterClient::new(endpoint.calls());
+            let consistency = Consistency::Serializable.into();
+            let mut request = tonic::Request::new(MembersRequest { consistency });
+            request.set_timeout(ASK_MAX);
+            let answer = tokio::time::timeout(ASK_MAX, stub.members(request)).await.ok()?.ok()?;
+            let answer = answer.into_inner();
+            let leader = answer.members.into_iter().find(|member| member.leader)?;
+            Some((answer.header?.term, leader.client_address))
+        });
+        let answers = futures::future::join_all(asked).await;
+        let newest = answers.into_iter().flatten().max_by_key(|(term, _)| *term)?;
+        self.index_of(&newest.1)
     }
 
     /// `chosen` does not lead, or is not there: the next one may. Of many calls

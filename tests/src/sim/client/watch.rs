@@ -11,9 +11,12 @@ use keelstone_store::machine::{Event, KeyRecord};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Responses between a node and a watcher.
 const UNDER_WAY_MAX: usize = 4;
+/// How long a stream may tell of nothing new.
+const STILL_MAX: Duration = Duration::from_secs(4);
 /// The numbers of a reader's streams are apart from those of others.
 const STREAMS: u64 = 1_000_000;
 
@@ -115,6 +118,7 @@ impl Reader {
     /// Takes what comes until the stream ends.
     async fn follow(&mut self, mut outputs: mpsc::Receiver<Output>, start: u64, node: HostId) {
         let patience = Duration::from_millis(500 + self.client.random.below(4_000));
+        let mut moved = (self.next, Instant::now());
         while self.client.all.stage.watches() {
             if self.client.all.doors.is_shut(node) {
                 return;
@@ -127,6 +131,13 @@ impl Reader {
                 self.client.all.watched.store(self.next.saturating_sub(1), Ordering::Relaxed);
             }
             if !goes_on {
+                return;
+            }
+            // A node that was removed, or is cut off, has nothing new to tell and
+            // may not know: the library asks the cluster, and goes elsewhere.
+            if moved.0 != self.next {
+                moved = (self.next, Instant::now());
+            } else if moved.1.elapsed() > STILL_MAX {
                 return;
             }
             self.client.think(self.slow_ms).await;
