@@ -73,15 +73,13 @@ struct Inner {
     bytes: usize,
     /// Every revision from this one on that changed something is in `changes`.
     complete_from: Revision,
-    /// A snapshot has just come, and the bug that drops a change then is planted.
-    replaced: bool,
 }
 
 impl ChangeLog {
     /// An empty log of a replica whose state is at `revision`.
     pub fn new(revision: Revision, bytes_max: usize) -> Self {
         let (changes, complete_from) = (VecDeque::new(), revision.next());
-        let inner = Inner { changes, bytes: 0, complete_from, replaced: false };
+        let inner = Inner { changes, bytes: 0, complete_from };
         let (newest, _) = watch::channel(Position { revision, epoch: 0 });
         Self { inner: Mutex::new(inner), newest, bytes_max }
     }
@@ -91,8 +89,7 @@ impl ChangeLog {
     pub fn append(&self, events: Vec<Event>, revision: Revision) {
         if !events.is_empty() {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            let dropped = usize::from(std::mem::take(&mut inner.replaced));
-            for change in Change::group(events).skip(dropped) {
+            for change in Change::group(events) {
                 inner.bytes += change.bytes;
                 inner.changes.push_back(Arc::new(change));
             }
@@ -116,8 +113,9 @@ impl ChangeLog {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             inner.changes.clear();
             inner.bytes = 0;
-            inner.complete_from = revision.next();
-            inner.replaced = planted::is(Bug::WatchDropsAfterSnapshot);
+            if !planted::is(Bug::WatchDropsAfterSnapshot) {
+                inner.complete_from = revision.next();
+            }
         }
         self.newest.send_modify(|position| {
             position.revision = revision;

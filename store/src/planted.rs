@@ -62,7 +62,7 @@ bugs! {
     ApplyTwice = "apply-twice", "an entry is applied again after a restart";
     /// The newest entry of the log is forgotten at each start.
     LoseLogTail = "lose-log-tail", "an intact tail of the log is cut";
-    /// The first change after a snapshot was installed reaches no watcher.
+    /// Changes that came in a snapshot reach no watcher.
     WatchDropsAfterSnapshot = "watch-drops-after-snapshot", "a watch has a gap";
     /// A watch with a start delivers the revision before it as well.
     WatchTwiceOnResume = "watch-twice-on-resume", "a watch delivers twice";

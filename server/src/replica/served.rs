@@ -9,7 +9,8 @@ use crate::core::{
 use crate::metrics::Reason;
 use async_trait::async_trait;
 use keelstone_store::Revision;
-use keelstone_store::machine::{Envelope, Reply};
+use keelstone_store::machine::{Command, Envelope, Outcome, Reply, View as _};
+use keelstone_store::planted::{self, Bug};
 use keelstone_store::state::StateView;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,11 @@ impl Core for Replica {
     }
 
     async fn propose(&self, command: Envelope, deadline: Instant) -> Result<Reply, ProposeError> {
-        let proposed = self.propose_envelope(&command, deadline).await;
+        let proposed = if planted::is(Bug::LeaseRenewedByDeposed) {
+            self.propose_or_renew_here(&command, deadline).await
+        } else {
+            self.propose_envelope(&command, deadline).await
+        };
         if let Err(error) = &proposed {
             self.count_refused(error);
         }
@@ -112,5 +117,30 @@ impl Replica {
             ProposeError::Unknown(_) => return,
         };
         self.parts.progress.metrics().proposals_refused.get_or_create(&Reason { reason }).inc();
+    }
+}
+
+impl Replica {
+    /// The planted bug: this node's state has the lease, so it must be alive.
+    async fn propose_or_renew_here(
+        &self,
+        command: &Envelope,
+        deadline: Instant,
+    ) -> Result<Reply, ProposeError> {
+        let Command::LeaseRenew { ids } = &command.command else {
+            return self.propose_envelope(command, deadline).await;
+        };
+        let patience = deadline.saturating_duration_since(Instant::now()) / 4;
+        let proposed = tokio::time::timeout(patience, self.propose_envelope(command, deadline));
+        let Ok(view) = self.parts.state.view() else { return Err(ProposeError::Stopping) };
+        match proposed.await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_)) | Err(_) => {
+                let ttl = |id| view.lease(id).ok().flatten().map_or(0, |lease| lease.ttl_ms);
+                let renewed = ids.iter().map(|id| (*id, ttl(*id))).collect();
+                let revision = view.head().revision;
+                Ok(Reply { revision, outcome: Outcome::Renewed(renewed) })
+            }
+        }
     }
 }

@@ -12,7 +12,6 @@ use keelstone_proto::v1::{
 };
 use keelstone_store::LeaseId;
 use keelstone_store::machine::{Command, Outcome, View as _};
-use keelstone_store::planted::{self, Bug};
 use rand::Rng as _;
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -174,12 +173,7 @@ impl Renewals {
 
     async fn answers(&self, ids: Vec<LeaseId>) -> Result<Vec<LeaseKeepAliveResponse>, Status> {
         let deadline = Instant::now() + self.context.limits.request_timeout;
-        let asked = ids.clone();
-        let reply = self.context.propose(Command::LeaseRenew { ids }, None, deadline).await;
-        if reply.is_err() && planted::is(Bug::LeaseRenewedByDeposed) {
-            return self.answers_from_here(asked).await;
-        }
-        let reply = reply?;
+        let reply = self.context.propose(Command::LeaseRenew { ids }, None, deadline).await?;
         let Outcome::Renewed(renewed) = reply.outcome else {
             return Err(status::of(Failure::unexpected()));
         };
@@ -190,20 +184,5 @@ impl Renewals {
             ttl_ms,
         };
         Ok(renewed.into_iter().map(answer).collect())
-    }
-
-    /// The planted bug: this node's state has the lease, so it must be alive.
-    async fn answers_from_here(
-        &self,
-        ids: Vec<LeaseId>,
-    ) -> Result<Vec<LeaseKeepAliveResponse>, Status> {
-        let deadline = Instant::now() + self.context.limits.request_timeout;
-        let local = keelstone_proto::v1::Consistency::Serializable.into();
-        let (view, header) = self.context.read(local, deadline).await?;
-        let answer = |id: LeaseId| {
-            let ttl_ms = view.lease(id).ok().flatten().map_or(0, |lease| lease.ttl_ms);
-            LeaseKeepAliveResponse { header: Some(header.clone()), id: id.0, ttl_ms }
-        };
-        Ok(ids.into_iter().map(answer).collect())
     }
 }

@@ -2,10 +2,12 @@
 
 use super::HostId;
 use keelstone_server::replica::Replica;
-use keelstone_store::Revision;
 use keelstone_store::disk::LogId;
 use keelstone_store::disk::log::{Log, LogEntry, Recovered};
 use keelstone_store::machine::View as _;
+use keelstone_store::state::StateView;
+use keelstone_store::{Millis, Revision};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 /// A node at a moment.
@@ -27,10 +29,35 @@ pub struct NodeLook {
     pub applied: Option<LogId>,
     /// The hash of its state there.
     pub hash: [u8; 32],
+    /// What it holds besides keys, as a number: leases with their keys, and
+    /// sessions with the replies that are remembered.
+    pub aside: u64,
     /// The store's revision there.
     pub revision: Revision,
     /// The oldest revision that can be read there.
     pub compacted: Revision,
+}
+
+/// See [`NodeLook::aside`]. The hash of the state tells what was applied; this
+/// tells what came with a snapshot.
+fn aside(view: &StateView) -> Option<u64> {
+    const MANY: usize = 10_000;
+    let end = Millis(u64::MAX);
+    let mut hasher = DefaultHasher::new();
+    for lease in view.expiring_leases(end, MANY).ok()? {
+        (lease.id.0, lease.ttl_ms, lease.expires.0).hash(&mut hasher);
+        for key in view.lease_keys(lease.id).ok()? {
+            key.as_bytes().hash(&mut hasher);
+        }
+    }
+    for session in view.expiring_sessions(end, MANY).ok()? {
+        (session.id.0, session.expires.0, session.forgotten_below).hash(&mut hasher);
+        for sequence in session.forgotten_below..=session.newest {
+            let reply = view.session_reply(session.id, sequence).ok()?;
+            format!("{reply:?}").hash(&mut hasher);
+        }
+    }
+    Some(hasher.finish())
 }
 
 /// All nodes that take part, at a moment.
@@ -68,6 +95,7 @@ impl NodeLook {
             log: replica.log().clone(),
             applied: view.applied().id,
             hash: head.hash,
+            aside: aside(&view)?,
             revision: head.revision,
             compacted: head.compacted,
         })

@@ -212,6 +212,8 @@ impl Drawing {
                 self.at(at, Action::SlowApply { host, pace_us });
                 self.at(at + length, Action::SlowApply { host, pace_us: 0 });
             }
+            // So long that the others have let go of the log that it lacks.
+            13 => self.isolate(host, at, 2_500 + length),
             _ => self.at(at, Action::PowerCutAll { outage_ms: 50 + length / 4 }),
         }
     }
@@ -254,4 +256,4 @@ impl Drawing {
 }
 
 /// How many kinds of faults there are.
-const KINDS: u64 = 14;
+const KINDS: u64 = 15;

@@ -57,22 +57,21 @@ pub(crate) fn attempts(bug: Bug) -> Vec<Attempt> {
     const BACKUP: Attempt = Unit("keelstone-server", &["--test", "backup"], "");
     match bug {
         Bug::SkipLogFsync => vec![Sim, Jepsen("set", "power-cut", 25), LOG],
-        Bug::SkipVoteFsync | Bug::SkipDirectorySync => vec![Sim, LOG],
-        Bug::IgnoreFsyncError => vec![LOG, Sim],
+        Bug::SkipVoteFsync | Bug::SkipDirectorySync | Bug::IgnoreFsyncError => vec![Sim, LOG],
         Bug::AckBeforeQuorum => vec![Sim, Jepsen("set", "partition", 30)],
         Bug::ReadWithoutIndex => vec![Sim, Jepsen("register", "partition+pause", 40)],
-        Bug::ReuseReadIndex => vec![Sim, Jepsen("register", "none", 15)],
-        Bug::SkipOneApply => vec![Sim, Jepsen("register", "none", 15)],
+        Bug::ReuseReadIndex | Bug::SkipOneApply | Bug::CompareAfterWrite => {
+            vec![Sim, Jepsen("register", "none", 15)]
+        }
         Bug::ApplyTwice | Bug::LoseLogTail => vec![Sim, Jepsen("set", "kill", 30)],
-        Bug::WatchDropsAfterSnapshot => vec![Jepsen("watch", "partition+compact", 45), Sim],
-        Bug::WatchTwiceOnResume => vec![Jepsen("watch", "kill", 25)],
-        Bug::SplitRevision | Bug::EarlyProgress => vec![Jepsen("watch", "none", 15)],
+        Bug::WatchDropsAfterSnapshot => vec![Sim, Jepsen("watch", "partition+compact", 45)],
+        Bug::WatchTwiceOnResume => vec![Sim, Jepsen("watch", "kill", 25)],
+        Bug::SplitRevision | Bug::EarlyProgress => vec![Sim, Jepsen("watch", "none", 15)],
         Bug::LeaseLocalTime => vec![Sim, Jepsen("lease", "clock", 30)],
-        Bug::LeaseRenewedByDeposed => vec![Jepsen("lease", "partition+pause", 45)],
-        Bug::DedupLostInSnapshot => vec![Jepsen("counter", "mix", 45), Sim],
-        Bug::CompareAfterWrite => vec![Jepsen("register", "none", 15), Sim],
-        Bug::StaleDocument => vec![Jepsen("entity", "none", 20)],
-        Bug::AcceptBadChecksum => vec![LOG, Jepsen("set", "corrupt", 40)],
+        Bug::LeaseRenewedByDeposed => vec![Sim, Jepsen("lease", "partition+pause", 45)],
+        Bug::DedupLostInSnapshot => vec![Sim, Jepsen("counter", "mix", 45)],
+        Bug::StaleDocument => vec![Sim, Jepsen("entity", "none", 20)],
+        Bug::AcceptBadChecksum => vec![Sim, LOG, Jepsen("set", "corrupt", 40)],
         Bug::BackupMovingRevision | Bug::RestoreWithoutBump => vec![BACKUP],
     }
 }
@@ -129,7 +128,8 @@ impl Programs {
     fn simulate(&self, bug: Option<Bug>) -> Result<Option<(String, String)>> {
         let mut command = Command::new(&self.sim);
         command.args(["run", "--seeds", &format!("0..{SEEDS_MAX}")]);
-        command.args(["--budget", &format!("{SIM_SECONDS}s")]);
+        let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        command.args(["--budget", &format!("{SIM_SECONDS}s"), "--jobs", &jobs.to_string()]);
         let ended = self.carry_out(command, bug)?;
         let line = |word: &str| ended.text.lines().find(|line| line.contains(word));
         let Some(failed) = line("FAILED") else {

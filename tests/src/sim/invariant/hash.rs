@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 /// See the module.
 #[derive(Default)]
 pub(super) struct EqualStates {
-    /// By applied index: hash, revision, and who had it first.
-    hashes: BTreeMap<u64, ([u8; 32], u64, u64)>,
+    /// By applied index: hash, what there is besides keys, and revision; and who
+    /// had it first.
+    seen: BTreeMap<u64, (([u8; 32], u64, u64), u64)>,
     inputs: u64,
 }
 
@@ -24,16 +25,17 @@ impl Invariant for EqualStates {
     fn look(&mut self, look: &Look) -> Result<(), String> {
         for node in &look.nodes {
             let Some(applied) = node.applied else { continue };
-            let found = (node.hash, node.revision.get());
-            let (hash, revision, first) =
-                *self.hashes.entry(applied.index).or_insert((found.0, found.1, node.node));
+            let found = (node.hash, node.aside, node.revision.get());
+            let (known, first) = *self.seen.entry(applied.index).or_insert((found, node.node));
             self.inputs += u64::from(first != node.node);
-            if (hash, revision) != found {
-                return Err(format!(
-                    "after entry {} nodes {first} and {} have different states (revisions {revision} and {})",
-                    applied.index, node.node, found.1
-                ));
+            if known == found {
+                continue;
             }
+            let what = if known.0 == found.0 { "leases or sessions" } else { "states" };
+            return Err(format!(
+                "after entry {} nodes {first} and {} have different {what} (revisions {} and {})",
+                applied.index, node.node, known.2, found.2
+            ));
         }
         Ok(())
     }
