@@ -65,4 +65,4 @@ planted-bugs *ARGS:
     cargo build -p keelstone-server --features planted-bugs --bin keelstone
     cargo build -p keelstone-jepsen
     RUSTFLAGS="--cfg tokio_unstable" CARGO_TARGET_DIR=target/sim cargo build --profile sim -p keelstone-tests --no-default-features --features simulation,planted-bugs --bin keelstone-sim
-    cargo run -p keelstone-tests --features planted-bugs --bin planted-bugs -- {{ARGS}}
+    cargo run -p keelstone-tests --bin planted-bugs -- {{ARGS}}

@@ -133,14 +133,12 @@ impl Replica {
         let patience = deadline.saturating_duration_since(Instant::now()) / 4;
         let proposed = tokio::time::timeout(patience, self.propose_envelope(command, deadline));
         let Ok(view) = self.parts.state.view() else { return Err(ProposeError::Stopping) };
-        match proposed.await {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(_)) | Err(_) => {
-                let ttl = |id| view.lease(id).ok().flatten().map_or(0, |lease| lease.ttl_ms);
-                let renewed = ids.iter().map(|id| (*id, ttl(*id))).collect();
-                let revision = view.head().revision;
-                Ok(Reply { revision, outcome: Outcome::Renewed(renewed) })
-            }
+        if let Ok(Ok(reply)) = proposed.await {
+            return Ok(reply);
         }
+        let ttl = |id| view.lease(id).ok().flatten().map_or(0, |lease| lease.ttl_ms);
+        let renewed = ids.iter().map(|id| (*id, ttl(*id))).collect();
+        let revision = view.head().revision;
+        Ok(Reply { revision, outcome: Outcome::Renewed(renewed) })
     }
 }

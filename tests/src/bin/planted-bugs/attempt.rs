@@ -241,7 +241,12 @@ fn tail(text: &str) -> String {
 /// A text that fits into a cell of a table.
 fn cell(text: &str) -> String {
     const MAX: usize = 160;
-    let plain = text.replace('|', "/").replace('\n', " ");
+    // Where a library lies on this machine says nothing to others.
+    let words = text.split_whitespace().map(|word| match word.split_once("/registry/src/") {
+        Some((_, inside)) => inside.split_once('/').map_or(inside, |(_, path)| path),
+        None => word,
+    });
+    let plain = words.collect::<Vec<_>>().join(" ").replace('|', "/");
     match plain.char_indices().nth(MAX) {
         Some((end, _)) => format!("{}...", &plain[..end]),
         None => plain,

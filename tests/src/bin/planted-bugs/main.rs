@@ -61,12 +61,17 @@ fn main() -> anyhow::Result<ExitCode> {
     let wanted = |bug: &Bug| {
         arguments.only.is_empty() || arguments.only.iter().any(|name| name == bug.name())
     };
-    let mut missed = Vec::new();
+    let (mut missed, mut asked_elsewhere) = (Vec::new(), Vec::new());
     for bug in Bug::ALL.iter().copied().filter(wanted) {
         let list = attempts(bug);
         let list = list.into_iter().filter(|attempt| {
             arguments.by.is_empty() || arguments.by.iter().any(|by| by == attempt.harness())
         });
+        let list: Vec<_> = list.collect();
+        if list.is_empty() {
+            asked_elsewhere.push(bug.name());
+            continue;
+        }
         let mut found: Option<Found> = None;
         let mut tried = Vec::new();
         for attempt in list {
@@ -95,6 +100,9 @@ fn main() -> anyhow::Result<ExitCode> {
         out.flush()?;
     }
     writeln!(out)?;
+    if !asked_elsewhere.is_empty() {
+        writeln!(out, "not asked of these harnesses: {}", asked_elsewhere.join(", "))?;
+    }
     if missed.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
