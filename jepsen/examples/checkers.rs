@@ -9,15 +9,15 @@ use std::io::Write as _;
 use std::time::Instant;
 
 fn main() -> std::io::Result<()> {
-    // Checker, operations, keys, clients.
+    // Checker, workload, operations, keys, clients. Without watches, but for theirs.
     let cases = [
-        ("replay", 1_000_000, 20, 30),
-        ("wgl", 100_000, 500, 10),
-        ("watch", 100_000, 20, 10),
-        ("append", 100_000, 500, 10),
+        ("replay", Workload::Single, 1_000_000, 20, 30),
+        ("replay", Workload::Single, 1_000_000, 20_000, 30),
+        ("wgl", Workload::Single, 100_000, 500, 10),
+        ("watch", Workload::Single, 100_000, 20, 10),
+        ("append", Workload::Append, 100_000, 500, 10),
     ];
-    for (name, operations, keys, clients) in cases {
-        let workload = if name == "append" { Workload::Append } else { Workload::Single };
+    for (name, workload, operations, keys, clients) in cases {
         let mut sample = Sample::new(workload, 1);
         (sample.operations, sample.keys, sample.clients) = (operations, keys, clients);
         (sample.info_permille, sample.watchers) = (10, usize::from(name == "watch"));

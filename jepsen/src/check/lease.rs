@@ -163,7 +163,8 @@ fn show_ends(history: &History, log: &Log<'_>, leases: &mut BTreeMap<u64, Lease>
             continue;
         };
         let Some((_, event)) = shown.peek() else { continue };
-        for change in &entry.changes {
+        // What lease a doubtful key had is a guess.
+        for change in entry.changes.iter().filter(|change| !entry.is_doubtful(change.key)) {
             let id = change.before.map_or(0, |before| before.lease);
             if let Some(lease) = leases.get_mut(&id) {
                 end(lease, event.time, event.index);

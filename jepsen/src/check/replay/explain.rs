@@ -1,59 +1,10 @@
 //! Revisions that no acknowledged transaction has: what made them?
 
-use super::facts::{Evidence, Fact, Facts, Other, Seen};
-use super::state::{LogChange, State};
-use super::{Entry, Replay, Source, is_open, short, show};
-use crate::history::{Action, Outcome};
-use std::collections::HashMap;
-
-/// Transactions with unknown outcomes, by what they would leave behind.
-#[derive(Default)]
-pub(super) struct Candidates<'a> {
-    /// By a key and value that they put.
-    puts: HashMap<(&'a str, &'a str), Vec<usize>>,
-    /// Those that delete, or all, for revisions of which no value is known.
-    open: Vec<usize>,
-    used: HashMap<usize, u64>,
-    /// Whether one of several that fitted had to be chosen.
-    guessed: bool,
-}
-
-impl<'a> Candidates<'a> {
-    pub(super) fn new(facts: &Facts<'a>) -> Self {
-        let mut candidates = Self::default();
-        for (place, fact) in facts.txns.iter().enumerate().filter(|(_, fact)| is_open(fact)) {
-            candidates.open.push(place);
-            for pair in puts(fact) {
-                let places = candidates.puts.entry(pair).or_default();
-                if places.last() != Some(&place) {
-                    places.push(place);
-                }
-            }
-        }
-        candidates
-    }
-
-    /// Those that may explain what was seen, not used yet.
-    fn of(&self, evidence: &Evidence<'a>) -> Vec<usize> {
-        let value = evidence.keys.iter().find_map(|(key, (seen, _))| match seen {
-            Seen::Put(record) => Some((*key, record.value)),
-            Seen::Deleted | Seen::Touched => None,
-        });
-        let places = match value {
-            Some(pair) => self.puts.get(&pair).map_or(&[][..], Vec::as_slice),
-            None => &self.open,
-        };
-        places.iter().filter(|place| !self.used.contains_key(place)).copied().collect()
-    }
-}
-
-/// All pairs of key and value that a transaction may put.
-fn puts<'a>(fact: &Fact<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
-    fact.txn.success.iter().chain(&fact.txn.failure).filter_map(|action| match action {
-        Action::Put { key, value, .. } => Some((key.as_str(), value.as_str())),
-        Action::Delete { .. } | Action::Range { .. } => None,
-    })
-}
+use super::candidates::puts;
+use super::facts::{Evidence, Other, Seen};
+use super::state::{LogChange, State, writes};
+use super::{Entry, Replay, Source, short, show};
+use crate::history::{Action, Outcome, Txn};
 
 impl<'a> Replay<'_, 'a> {
     /// Finds what made a revision that no acknowledged transaction has.
@@ -69,11 +20,17 @@ impl<'a> Replay<'_, 'a> {
         if let Some(entry) = self.explain_by_unknown(revision, evidence) {
             return entry;
         }
-        if self.other(revision).is_some() || !evidence.keys.keys().any(|k| self.owns(k)) {
+        let other = self.other(revision);
+        let revoked = other.is_some_and(|other| other.revoked.is_some());
+        if (other.is_some() && !revoked) || !evidence.keys.keys().any(|k| self.owns(k)) {
             return self.take(revision, evidence, Source::Unknown);
         }
         if let Some(entry) = self.explain_by_leases(revision, evidence) {
-            return entry;
+            let source = other.map_or(entry.source, |other| Source::Operation(other.event));
+            return Entry { source, ..entry };
+        }
+        if revoked {
+            return self.take(revision, evidence, Source::Unknown);
         }
         if self.context.exclusive && !facts.others_open {
             self.unexplained(revision, evidence);
@@ -82,10 +39,13 @@ impl<'a> Replay<'_, 'a> {
     }
 
     /// An operation other than a transaction whose own revision this is. To
-    /// revoke a lease without keys takes none: its reply shows another's.
+    /// revoke a lease without keys takes none: its reply shows another's. Whether
+    /// it had any must not hang on a guess.
     fn other(&self, revision: u64) -> Option<Other> {
         let other = self.facts.others.get(&revision).copied()?;
-        let idle = other.revoked.is_some_and(|lease| self.state.attached(lease).is_empty());
+        let idle = other.revoked.is_some_and(|lease| {
+            self.state.attached(lease).iter().all(|key| self.state.is_guess(key))
+        });
         (!idle).then_some(other)
     }
 
@@ -95,100 +55,162 @@ impl<'a> Replay<'_, 'a> {
 
     /// One transaction with an unknown outcome whose whole effect this is.
     fn explain_by_unknown(&mut self, revision: u64, evidence: &Evidence<'a>) -> Option<Entry<'a>> {
-        let mut found: Vec<(usize, bool)> = Vec::new();
-        for place in self.explain.of(evidence) {
-            if self.facts.txns[place].floor.0 >= revision {
-                continue;
-            }
-            if let Some(branch) = self.branch_that_fits(place, revision, evidence) {
-                found.push((place, branch));
-            }
-        }
+        let found = self.all_that_fit(revision, evidence);
         let (place, branch) = *found.first()?;
-        let same = |(other, _): &(usize, bool)| {
-            self.facts.txns[*other].txn.success == self.facts.txns[place].txn.success
-        };
+        let txn = self.facts.txns[place].txn;
         // Requests that are alike can stand for each other; others cannot, and
-        // then it is not known which one is left to explain a later revision.
-        self.explain.guessed |= !found.iter().all(same);
-        let fact = &self.facts.txns[place];
-        let actions = fact.txn.branch(branch);
-        let sure = self.state.is_sure_of(actions);
-        let (changes, _) = self.state.run(actions, revision);
-        self.explain.used.insert(place, revision);
-        for change in &changes {
-            self.settle(change.key, evidence);
+        // then it is not known which one is left to explain a later revision: all
+        // are. So is the only one if leases may have ended here.
+        let by_leases = self.leases_of(evidence).is_some();
+        let alike = |(other, _): &(usize, bool)| is_alike(self.facts.txns[*other].txn, txn);
+        if by_leases || !found.iter().all(alike) {
+            self.explain.guessed = true;
+        } else {
+            self.explain.take(place, revision, self.facts);
         }
-        let source = Source::Transaction(fact.operation.invoke.index);
-        Some(Entry { changes, source, sure })
+        let effects =
+            found.iter().map(|(other, branch)| self.facts.txns[*other].txn.branch(*branch));
+        let effects: Vec<&'a [Action]> = effects.collect();
+        let one = !by_leases && effects.iter().all(|effect| *effect == effects[0]);
+        if !one && !evidence.complete {
+            return Some(self.take_with_doubts(revision, evidence, &effects));
+        }
+        let actions = txn.branch(branch);
+        let doubtful = self.state.doubtful_of(actions);
+        let (changes, _) = self.state.run(actions, revision);
+        for (key, (seen, _)) in &evidence.keys {
+            self.settle(key, *seen);
+        }
+        self.state.forget_deleted(actions);
+        let source = Source::Transaction(self.facts.txns[place].operation.invoke.index);
+        Some(Entry { changes, source, sure: true, doubtful })
+    }
+
+    /// The transactions with unknown outcomes, and their branches, that may have
+    /// done what was seen.
+    fn all_that_fit(&mut self, revision: u64, evidence: &Evidence<'a>) -> Vec<(usize, bool)> {
+        let mut found = Vec::new();
+        for place in self.explain.of(evidence) {
+            let fact = &self.facts.txns[place];
+            if fact.floor.0 >= revision {
+                // So were all that come after it.
+                break;
+            }
+            let branches: &[bool] = match self.state.holds(fact.txn) {
+                Some(true) => &[true],
+                Some(false) => &[false],
+                None => &[true, false],
+            };
+            for branch in branches {
+                let actions = fact.txn.branch(*branch);
+                let (changes, _) = self.state.run(actions, revision);
+                self.state.undo(&changes);
+                if fits(actions, &changes, evidence, &self.state) {
+                    found.push((place, *branch));
+                }
+            }
+        }
+        found
+    }
+
+    /// Takes what was seen, which one of several did: what the others would have
+    /// changed besides is in doubt.
+    fn take_with_doubts(
+        &mut self,
+        revision: u64,
+        evidence: &Evidence<'a>,
+        effects: &[&'a [Action]],
+    ) -> Entry<'a> {
+        let mut doubts: Vec<&'a str> = Vec::new();
+        for lease in self.leases_of(evidence).unwrap_or_default() {
+            doubts.extend(self.state.attached(lease));
+        }
+        for action in effects.iter().copied().flatten() {
+            match action {
+                Action::Put { key, .. } => doubts.push(key),
+                Action::Delete { key, end, .. } => {
+                    doubts.extend(self.state.span(key, end.as_deref()).map(|(key, _)| key));
+                }
+                Action::Range { .. } => {}
+            }
+        }
+        for key in doubts {
+            self.state.doubt(key, revision);
+        }
+        let entry = self.take(revision, evidence, Source::Unknown);
+        Entry { sure: false, ..entry }
     }
 
     /// A key that was in doubt and of which this revision shows the whole record.
-    fn settle(&mut self, key: &'a str, evidence: &Evidence<'a>) {
+    fn settle(&mut self, key: &'a str, seen: Seen<'a>) {
         if !self.state.is_doubtful(key) {
             return;
         }
-        match evidence.keys.get(key) {
-            Some((Seen::Put(record), _)) => self.state.settle(key, Some(*record)),
-            Some((Seen::Deleted, _)) => self.state.settle(key, None),
-            Some((Seen::Touched, _)) | None => {}
+        match seen {
+            Seen::Put(record) => self.state.settle(key, Some(record)),
+            Seen::Deleted => self.state.settle(key, None),
+            Seen::Touched => {}
         }
     }
 
-    fn branch_that_fits(
-        &mut self,
-        place: usize,
-        revision: u64,
-        evidence: &Evidence<'a>,
-    ) -> Option<bool> {
-        let txn = self.facts.txns[place].txn;
-        let branches: &[bool] = match self.state.holds(txn) {
-            Some(true) => &[true],
-            Some(false) => &[false],
-            None => &[true, false],
-        };
-        branches.iter().copied().find(|branch| {
-            let (changes, _) = self.state.run(txn.branch(*branch), revision);
-            self.state.undo(&changes);
-            fits(&changes, evidence, &self.state)
-        })
+    /// The leases whose end this may be, as far as they are known; `None` if it
+    /// was no end of leases.
+    fn leases_of(&self, evidence: &Evidence<'a>) -> Option<Vec<u64>> {
+        let mut leases = Vec::new();
+        for (key, (seen, _)) in &evidence.keys {
+            if *seen != Seen::Deleted {
+                return None;
+            }
+            let lease = self.state.get(key).map_or(0, |record| record.lease);
+            if self.state.is_guess(key) {
+                // It may have had this lease, or another.
+                if lease == 0 && !self.explain.may_have_leased(key) {
+                    return None;
+                }
+            } else if lease == 0 {
+                return None;
+            } else if !leases.contains(&lease) {
+                leases.push(lease);
+            }
+        }
+        Some(leases)
     }
 
     /// The end of leases: all their keys go, and nothing else happens.
     fn explain_by_leases(&mut self, revision: u64, evidence: &Evidence<'a>) -> Option<Entry<'a>> {
-        let mut leases = Vec::new();
-        for (key, (seen, _)) in &evidence.keys {
-            let lease = self.state.get(key).map_or(0, |record| record.lease);
-            if *seen != Seen::Deleted || lease == 0 {
-                return None;
-            }
-            if !leases.contains(&lease) {
-                leases.push(lease);
-            }
-        }
-        let events: Vec<u64> = evidence.keys.values().map(|(_, event)| *event).collect();
-        let mut changes = Vec::new();
-        let mut sure = true;
+        let leases = self.leases_of(evidence)?;
+        let mut keys: Vec<&'a str> = evidence.keys.keys().copied().collect();
         for lease in leases {
             for key in self.state.attached(lease) {
-                let doubtful = self.state.is_doubtful(key);
-                sure &= !doubtful;
-                if doubtful && !evidence.keys.contains_key(key) {
+                if evidence.keys.contains_key(key) || self.state.is_guess(key) {
                     // It may have gone before, or belong to another lease.
                     continue;
                 }
-                if evidence.complete && !evidence.keys.contains_key(key) {
+                if evidence.complete {
+                    let events = evidence.keys.values().map(|(_, event)| *event).collect();
                     let text = format!(
                         "lease {lease} ended at revision {revision}, but its key {} did not go",
                         short(key)
                     );
-                    self.case.violation("L3", events.clone(), text);
+                    self.case.violation("L3", events, text);
                 }
-                changes.push(LogChange { key, before: self.state.get(key), after: None });
-                self.state.set(key, None);
+                keys.push(key);
             }
         }
-        Some(Entry { changes, source: Source::LeaseEnd, sure })
+        let sure = evidence.complete || self.state.is_certain();
+        let (changes, doubtful) = self.go(&keys);
+        Some(Entry { changes, source: Source::LeaseEnd, sure, doubtful })
+    }
+
+    /// Keys go: what changed, and which of them were in doubt.
+    fn go(&mut self, keys: &[&'a str]) -> (Vec<LogChange<'a>>, Vec<&'a str>) {
+        let doubtful = keys.iter().filter(|key| self.state.is_doubtful(key)).copied().collect();
+        let changes = keys.iter().map(|key| {
+            let before = self.state.get(key);
+            self.state.settle(key, None);
+            LogChange { key, before, after: None }
+        });
+        (changes.collect(), doubtful)
     }
 
     /// Says why nothing can have made a revision.
@@ -248,15 +270,15 @@ impl<'a> Replay<'_, 'a> {
     fn take(&mut self, revision: u64, evidence: &Evidence<'a>, source: Source) -> Entry<'a> {
         let mut changes = Vec::new();
         let mut sure = evidence.complete;
+        let keys = evidence.keys.keys().copied();
+        let doubtful = keys.filter(|key| self.state.is_doubtful(key)).collect();
         for (key, (seen, _)) in &evidence.keys {
-            // What was there before a doubtful key was changed is a guess.
-            sure &= !self.state.is_doubtful(key);
             let before = self.state.get(key);
             let after = match seen {
                 Seen::Put(record) => Some(*record),
                 Seen::Deleted => None,
                 Seen::Touched => {
-                    self.state.doubt(key);
+                    self.state.doubt(key, revision);
                     sure = false;
                     continue;
                 }
@@ -268,28 +290,32 @@ impl<'a> Replay<'_, 'a> {
             Some(other) => Source::Operation(other.event),
             None => source,
         };
-        Entry { changes, source, sure }
+        Entry { changes, source, sure, doubtful }
     }
 
     /// A revision that nobody has seen anything of.
     fn explain_without_trace(&mut self, revision: u64) -> Entry<'a> {
+        let unseen = |source, sure| {
+            let (changes, doubtful) = (Vec::new(), Vec::new());
+            Entry { changes, source, sure, doubtful }
+        };
         if let Some(other) = self.other(revision) {
-            let (event, revoked) = (other.event, other.revoked);
-            let ended = revoked.map(|lease| self.end_lease(lease));
-            let (changes, sure) = ended.unwrap_or((Vec::new(), true));
-            return Entry { changes, source: Source::Operation(event), sure };
+            let entry = unseen(Source::Operation(other.event), true);
+            return match other.revoked {
+                Some(lease) => self.end_lease(lease, entry),
+                None => entry,
+            };
         }
-        let passed = self.facts.covered.iter().find(|p| p.from <= revision && revision <= p.to);
-        if let Some(passed) = passed.copied() {
+        if let Some(passed) = self.facts.covering(revision) {
             if self.context.exclusive && !self.facts.others_open {
                 let text =
                     format!("a watch of all keys went past revision {revision} without a change");
                 self.case.violation("W5", vec![passed.event], text);
             }
-            return Entry { changes: Vec::new(), source: Source::Unknown, sure: true };
+            return unseen(Source::Unknown, true);
         }
         self.opaque += 1;
-        let mut culprits = self.doubt_what_may_have_changed(revision);
+        let mut culprits = self.explain.doubt_at(revision, self.facts, &mut self.state);
         if self.facts.others_open || !self.context.exclusive {
             culprits = true;
         }
@@ -297,65 +323,52 @@ impl<'a> Replay<'_, 'a> {
             let text = format!("revision {revision} was given, and no operation can have taken it");
             self.case.violation("phantom", Vec::new(), text);
         }
-        Entry { changes: Vec::new(), source: Source::Unknown, sure: false }
+        unseen(Source::Unknown, false)
     }
 
-    /// Ends a lease: what changed, and whether that hangs on no doubtful key.
-    fn end_lease(&mut self, lease: u64) -> (Vec<LogChange<'a>>, bool) {
-        let keys = self.state.attached(lease);
-        let (doubtful, certain): (Vec<_>, Vec<_>) =
-            keys.into_iter().partition(|key| self.state.is_doubtful(key));
-        let changes = certain.into_iter().map(|key| {
-            let before = self.state.get(key);
-            self.state.set(key, None);
-            LogChange { key, before, after: None }
-        });
-        (changes.collect(), doubtful.is_empty())
-    }
-
-    /// Whatever an unknown operation or the end of a lease may have done here.
-    fn doubt_what_may_have_changed(&mut self, revision: u64) -> bool {
-        let mut doubts: Vec<&'a str> = self.state.leased().collect();
-        let mut any = !doubts.is_empty();
-        for place in &self.explain.open {
-            let fact = &self.facts.txns[*place];
-            if fact.floor.0 >= revision || self.explain.used.contains_key(place) {
-                continue;
-            }
-            any = true;
-            for action in fact.txn.success.iter().chain(&fact.txn.failure) {
-                match action {
-                    Action::Put { key, .. } => doubts.push(key),
-                    Action::Delete { key, end, .. } => {
-                        let span = self.state.span(key, end.as_deref());
-                        doubts.extend(span.map(|(key, _)| key));
-                    }
-                    Action::Range { .. } => {}
-                }
-            }
-        }
-        for key in doubts {
-            self.state.doubt(key);
-        }
-        any
+    /// Ends a lease unseen: its keys go, and perhaps others that are in doubt.
+    fn end_lease(&mut self, lease: u64, entry: Entry<'a>) -> Entry<'a> {
+        let sure = self.state.is_certain();
+        let mut keys = self.state.attached(lease);
+        keys.retain(|key| !self.state.is_guess(key));
+        let (changes, doubtful) = self.go(&keys);
+        Entry { changes, sure, doubtful, ..entry }
     }
 }
 
-/// Whether these changes are what was seen.
-fn fits(changes: &[LogChange<'_>], evidence: &Evidence<'_>, state: &State<'_>) -> bool {
-    if changes.is_empty() || (evidence.complete && changes.len() != evidence.keys.len()) {
+/// Whether two transactions ask for the same.
+fn is_alike(one: &Txn, other: &Txn) -> bool {
+    one.compares == other.compares && one.success == other.success && one.failure == other.failure
+}
+
+/// Whether what actions change is what was seen. A deletion may or may not have
+/// found a doubtful key.
+fn fits(
+    actions: &[Action],
+    changes: &[LogChange<'_>],
+    evidence: &Evidence<'_>,
+    state: &State<'_>,
+) -> bool {
+    let seen = |change: &LogChange<'_>| {
+        let perhaps_not_there = change.after.is_none() && state.is_doubtful(change.key);
+        perhaps_not_there || evidence.keys.contains_key(change.key)
+    };
+    if evidence.complete && !changes.iter().all(seen) {
         return false;
     }
     evidence.keys.iter().all(|(key, (seen, _))| {
-        let Some(change) = changes.iter().find(|change| change.key == *key) else { return false };
-        match (seen, change.after) {
-            (Seen::Deleted, None) => true,
-            (Seen::Touched, Some(_)) => true,
-            (Seen::Put(seen), Some(after)) if state.is_doubtful(key) => {
+        let change = changes.iter().rfind(|change| change.key == *key);
+        match (seen, change.map(|change| change.after)) {
+            (Seen::Deleted, Some(None)) => true,
+            (Seen::Deleted, None) => {
+                state.is_doubtful(key) && actions.iter().any(|action| writes(action, key))
+            }
+            (Seen::Touched, Some(Some(_))) => true,
+            (Seen::Put(seen), Some(Some(after))) if state.is_doubtful(key) => {
                 (seen.value, seen.modified, seen.lease)
                     == (after.value, after.modified, after.lease)
             }
-            (Seen::Put(seen), Some(after)) => *seen == after,
+            (Seen::Put(seen), Some(Some(after))) => *seen == after,
             _ => false,
         }
     })

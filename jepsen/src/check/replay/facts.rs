@@ -61,7 +61,8 @@ pub(super) struct Facts<'a> {
     /// without saying which.
     pub(super) others_open: bool,
     pub(super) evidence: HashMap<u64, Evidence<'a>>,
-    /// What watches of all keys went through.
+    /// What watches of all keys went through, by where they began; each goes as far
+    /// as any before it.
     pub(super) covered: Vec<Passed>,
     pub(super) compactions: Vec<Compaction>,
     /// The events of faults.
@@ -206,7 +207,21 @@ impl<'a> Facts<'a> {
         }
         self.covered = passed.into_values().filter(|passed| passed.from <= passed.to).collect();
         self.covered.sort_unstable_by_key(|passed| (passed.from, passed.to));
+        let mut farthest = Passed { from: 0, to: 0, event: 0 };
+        for passed in &mut self.covered {
+            if passed.to > farthest.to {
+                farthest = *passed;
+            }
+            (passed.to, passed.event) = (farthest.to, farthest.event);
+        }
         self.evidence = gaps.evidence;
+    }
+
+    /// A watch of all keys that went through a revision.
+    pub(super) fn covering(&self, revision: u64) -> Option<Passed> {
+        let begun = self.covered.partition_point(|passed| passed.from <= revision);
+        let last = self.covered[..begun].last().copied();
+        last.filter(|passed| revision <= passed.to)
     }
 }
 

@@ -32,6 +32,7 @@
 //! may be old, but not older than what the same process has seen on that node
 //! since the last fault.
 
+mod candidates;
 mod explain;
 mod facts;
 mod state;
@@ -40,6 +41,7 @@ pub use state::{LogChange, Record};
 
 use super::{Case, Context, Verdict};
 use crate::history::{History, Outcome, Process};
+use candidates::Candidates;
 use facts::{Fact, Facts};
 use state::{Mismatch, State, short, show};
 use std::collections::HashMap;
@@ -67,8 +69,25 @@ pub struct Entry<'a> {
     pub changes: Vec<LogChange<'a>>,
     /// Why.
     pub source: Source,
-    /// Whether `changes` is known to be all, and right.
+    /// Whether `changes` is known to be all, and right, but for doubtful keys.
     pub sure: bool,
+    /// Keys that were in doubt before. That they were put is known, with which
+    /// value and lease; not what was there before, nor whether a deletion found
+    /// them.
+    pub doubtful: Vec<&'a str>,
+}
+
+impl<'a> Entry<'a> {
+    /// Whether a key was in doubt before.
+    pub fn is_doubtful(&self, key: &str) -> bool {
+        self.doubtful.contains(&key)
+    }
+
+    /// The changes that happened for certain.
+    pub fn certain(&self) -> impl Iterator<Item = &LogChange<'a>> {
+        let known = self.changes.iter().filter(|_| self.sure);
+        known.filter(|change| change.after.is_some() || !self.is_doubtful(change.key))
+    }
 }
 
 /// All revisions of a history, in order and without gaps.
@@ -131,7 +150,7 @@ struct Replay<'f, 'a> {
     state: State<'a>,
     log: Log<'a>,
     case: Case,
-    explain: explain::Candidates<'a>,
+    explain: Candidates<'a>,
     opaque: u64,
     unjudged: u64,
     keys: u64,
@@ -145,7 +164,7 @@ impl<'f, 'a> Replay<'f, 'a> {
             state: State::default(),
             log: Log { base: context.base_revision, entries: Vec::new() },
             case: Case::new(NAME),
-            explain: explain::Candidates::new(facts),
+            explain: Candidates::new(facts),
             opaque: 0,
             unjudged: 0,
             keys: 0,
@@ -188,22 +207,21 @@ impl<'f, 'a> Replay<'f, 'a> {
             let Some(reply) = fact.reply else { continue };
             self.case.judged.operations += 1;
             let (floor, shown) = fact.floor;
-            let mut events = vec![shown];
-            events.extend(fact.operation.indices());
+            let events = || std::iter::once(shown).chain(fact.operation.indices()).collect();
             if fact.effective && reply.revision <= floor {
                 let text = format!(
                     "a write took revision {}, though revision {floor} was shown before it was \
                      asked",
                     reply.revision
                 );
-                self.case.violation("order", events, text);
+                self.case.violation("order", events(), text);
             } else if !fact.effective && fact.txn.linearizable && reply.revision < floor {
                 let text = format!(
                     "a linearizable read was answered at revision {}, though revision {floor} was \
                      shown before it was asked",
                     reply.revision
                 );
-                self.case.violation("stale-read", events, text);
+                self.case.violation("stale-read", events(), text);
             }
         }
     }
@@ -297,9 +315,9 @@ impl<'f, 'a> Replay<'f, 'a> {
     /// Replays an acknowledged transaction and judges its answer.
     fn apply(&mut self, place: usize, revision: u64) -> Entry<'a> {
         let fact = &self.facts.txns[place];
-        let (changes, sure) = self.judge_answer(fact, revision, "write");
+        let (changes, doubtful) = self.judge_answer(fact, revision, "write");
         let source = Source::Transaction(fact.operation.invoke.index);
-        Entry { changes, source, sure }
+        Entry { changes, source, sure: true, doubtful }
     }
 
     /// A transaction that changed nothing sees the state at its revision.
@@ -309,14 +327,14 @@ impl<'f, 'a> Replay<'f, 'a> {
     }
 
     /// Runs a transaction over the state and compares the answer. Says what
-    /// changed, and whether that hangs on no doubtful key.
+    /// changed, and which doubtful keys it wrote.
     fn judge_answer(
         &mut self,
         fact: &'f Fact<'a>,
         at: u64,
         what: &str,
-    ) -> (Vec<LogChange<'a>>, bool) {
-        let Some(reply) = fact.reply else { return (Vec::new(), true) };
+    ) -> (Vec<LogChange<'a>>, Vec<&'a str>) {
+        let Some(reply) = fact.reply else { return (Vec::new(), Vec::new()) };
         let holds = self.state.holds(fact.txn);
         if holds.is_some_and(|holds| holds != reply.succeeded) {
             let text = format!(
@@ -327,8 +345,13 @@ impl<'f, 'a> Replay<'f, 'a> {
             self.case.violation("compare", fact.operation.indices(), text);
         }
         let actions = fact.txn.branch(reply.succeeded);
-        self.state.settle_by(actions, &reply.results);
-        let sure = self.state.is_sure_of(actions);
+        for settled in self.state.settle_by(actions, &reply.results) {
+            if let Some(wrong) = settled.wrong.or_else(|| self.made_up(settled.key, settled.found))
+            {
+                self.mismatch(fact, at, what, &wrong);
+            }
+        }
+        let doubtful = self.state.doubtful_of(actions);
         let (changes, expected) = self.state.run(actions, at);
         if actions.len() != reply.results.len() {
             let text = format!("{} actions have {} answers", actions.len(), reply.results.len());
@@ -340,7 +363,26 @@ impl<'f, 'a> Replay<'f, 'a> {
             }
         }
         self.state.forget_deleted(actions);
-        (changes, sure)
+        (changes, doubtful)
+    }
+
+    /// What was read of a doubtful key, if the revision that is said to have put
+    /// it is known, and has not.
+    fn made_up(&self, key: &'a str, found: Option<Record<'a>>) -> Option<Mismatch<'a>> {
+        let found = found.filter(|found| found.modified > self.log.base)?;
+        let known = match self.log.get(found.modified) {
+            Some(entry) if !entry.sure => return None,
+            Some(entry) => entry.changes.iter().rfind(|change| change.key == key),
+            None => None,
+        };
+        let after = known.and_then(|change| change.after);
+        let right =
+            after.is_some_and(|after| (after.value, after.lease) == (found.value, found.lease));
+        (!right).then(|| {
+            let what = show(Some(found));
+            let text = format!("{} is {what}, which that revision did not put", short(key));
+            Mismatch { expected: None, got: Some(found), text }
+        })
     }
 
     fn mismatch(&mut self, fact: &Fact<'a>, at: u64, what: &str, wrong: &Mismatch<'a>) {

@@ -52,9 +52,12 @@ pub(super) enum Expected<'a> {
 pub(super) struct State<'a> {
     keys: BTreeMap<&'a str, Record<'a>>,
     attached: HashMap<u64, BTreeSet<&'a str>>,
-    /// Keys that a revision without a trace may have changed. What is in `keys`
-    /// for them is a guess until somebody reads them.
-    doubts: HashSet<&'a str>,
+    /// Keys that a revision without a trace may have changed, with that revision.
+    /// What is in `keys` for them is a guess until somebody reads them; after a
+    /// put that is known, only how old they are.
+    doubts: BTreeMap<&'a str, u64>,
+    /// Keys that were written or settled since [`State::take_touched`].
+    touched: HashSet<&'a str>,
 }
 
 impl<'a> State<'a> {
@@ -63,6 +66,7 @@ impl<'a> State<'a> {
     }
 
     pub(super) fn set(&mut self, key: &'a str, record: Option<Record<'a>>) {
+        self.touched.insert(key);
         let before = match record {
             Some(record) => self.keys.insert(key, record),
             None => self.keys.remove(key),
@@ -85,39 +89,53 @@ impl<'a> State<'a> {
         key: &'s str,
         end: Option<&'s str>,
     ) -> impl Iterator<Item = (&'a str, Record<'a>)> + 's {
-        let until = match end {
-            None => Bound::Included(key),
-            Some("") => Bound::Unbounded,
-            // An end before the start is an empty span; `range` would panic.
-            Some(end) => Bound::Excluded(end.max(key)),
-        };
-        self.keys
-            .range::<str, _>((Bound::Included(key), until))
-            .map(|(key, record)| (*key, *record))
+        self.keys.range::<str, _>(bounds(key, end)).map(|(key, record)| (*key, *record))
     }
 
     pub(super) fn attached(&self, lease: u64) -> Vec<&'a str> {
         self.attached.get(&lease).map(|keys| keys.iter().copied().collect()).unwrap_or_default()
     }
 
-    pub(super) fn leased(&self) -> impl Iterator<Item = &'a str> + '_ {
-        self.attached.values().flatten().copied()
+    /// Whether any key has a lease, as far as known.
+    pub(super) fn has_leases(&self) -> bool {
+        !self.attached.is_empty()
     }
 
-    pub(super) fn doubt(&mut self, key: &'a str) {
-        self.doubts.insert(key);
+    /// All keys that may have become something else than they were at the last call.
+    pub(super) fn take_touched(&mut self) -> Vec<&'a str> {
+        self.touched.drain().collect()
+    }
+
+    /// A key may have been changed unseen at `revision`.
+    pub(super) fn doubt(&mut self, key: &'a str, revision: u64) {
+        self.doubts.insert(key, revision);
+    }
+
+    /// Whether nothing is in doubt.
+    pub(super) fn is_certain(&self) -> bool {
+        self.doubts.is_empty()
     }
 
     pub(super) fn is_doubtful(&self, key: &str) -> bool {
-        !self.doubts.is_empty() && self.doubts.contains(key)
+        !self.doubts.is_empty() && self.doubts.contains_key(key)
+    }
+
+    /// Whether even a key's presence, value and lease are guessed.
+    pub(super) fn is_guess(&self, key: &str) -> bool {
+        !self.doubts.is_empty() && self.doubts.contains_key(key) && self.guesses(key, self.get(key))
+    }
+
+    /// Whether a doubtful key's record is from before the doubt.
+    fn guesses(&self, key: &str, record: Option<Record<'a>>) -> bool {
+        let put = record.map_or(0, |record| record.modified);
+        self.doubts.get(key).is_some_and(|since| put <= *since)
     }
 
     pub(super) fn doubts_in(&self, key: &str, end: Option<&str>) -> Vec<&'a str> {
         if self.doubts.is_empty() {
             return Vec::new();
         }
-        let within = |candidate: &&&str| crate::history::spans(key, end, candidate);
-        self.doubts.iter().filter(within).copied().collect()
+        self.doubts.range::<str, _>(bounds(key, end)).map(|(key, _)| *key).collect()
     }
 
     /// Takes what was read of a doubtful key for what it is.
@@ -127,28 +145,60 @@ impl<'a> State<'a> {
     }
 
     /// Takes what an answer shows of doubtful keys, as they were before its
-    /// transaction, for what they are.
-    pub(super) fn settle_by(&mut self, actions: &'a [Action], replies: &'a [ActionReply]) {
+    /// transaction, for what they are. Says what that was, and what contradicts
+    /// all that is known of them.
+    pub(super) fn settle_by(
+        &mut self,
+        actions: &'a [Action],
+        replies: &'a [ActionReply],
+    ) -> Vec<Settled<'a>> {
+        let mut settled = Vec::new();
         if self.doubts.is_empty() {
-            return;
+            return settled;
         }
         for (place, (action, reply)) in actions.iter().zip(replies).enumerate() {
             let Some((key, end, shown)) = shows(action, reply) else { continue };
+            let doubts = self.doubts_in(key, end);
+            if doubts.is_empty() {
+                continue;
+            }
+            let shown: HashMap<&str, Record<'a>> =
+                shown.iter().map(|kv| (kv.key.as_str(), Record::of(kv))).collect();
             let before = &actions[..place];
-            for doubtful in self.doubts_in(key, end) {
+            for key in doubts {
                 // What the transaction itself wrote hides what was there.
-                if !before.iter().any(|action| writes(action, doubtful)) {
-                    let found = shown.iter().find(|kv| kv.key == doubtful).map(Record::of);
-                    self.settle(doubtful, found);
+                if !before.iter().any(|action| writes(action, key)) {
+                    let found = shown.get(key).copied();
+                    let wrong = self.contradiction(key, found);
+                    self.settle(key, found);
+                    settled.push(Settled { key, found, wrong });
                 }
             }
         }
+        settled
     }
 
-    /// Whether what these actions change hangs on no doubtful key.
-    pub(super) fn is_sure_of(&self, actions: &[Action]) -> bool {
-        self.doubts.is_empty()
-            || !self.doubts.iter().any(|key| actions.iter().any(|action| writes(action, key)))
+    /// What was read of a doubtful key, if it cannot be.
+    fn contradiction(&self, key: &'a str, found: Option<Record<'a>>) -> Option<Mismatch<'a>> {
+        let known = self.get(key)?;
+        let same = |found: Record<'a>| {
+            (found.modified, found.value, found.lease) == (known.modified, known.value, known.lease)
+        };
+        let possible = match found {
+            found if !self.guesses(key, Some(known)) => found.is_some_and(same),
+            Some(found) => found.modified > known.modified || same(found),
+            None => true,
+        };
+        (!possible).then(|| mismatch(key, Some(known), found))
+    }
+
+    /// The doubtful keys that these actions write.
+    pub(super) fn doubtful_of(&self, actions: &[Action]) -> Vec<&'a str> {
+        if self.doubts.is_empty() {
+            return Vec::new();
+        }
+        let spans = actions.iter().filter_map(written);
+        spans.flat_map(|(key, end)| self.doubts_in(key, end)).collect()
     }
 
     /// Doubtful keys that actions deleted are gone for certain, unless they were
@@ -253,12 +303,17 @@ impl<'a> State<'a> {
                 Expected::Delete { prev },
                 ActionReply::Delete { deleted, prev: got },
             ) => {
-                if !self.doubts_in(key, end.as_deref()).is_empty() {
-                    return None;
-                }
-                if *deleted != prev.len() as u64 {
-                    let text = format!("deleted {deleted} keys, there were {}", prev.len());
+                let doubts = self.doubts_in(key, end.as_deref());
+                let guessed = prev.iter().filter(|(key, record)| self.guesses(key, Some(*record)));
+                let (there, guessed) = (prev.len() as u64, guessed.count() as u64);
+                let hidden = doubts.iter().filter(|key| !prev.iter().any(|(k, _)| k == *key));
+                let most = there + hidden.count() as u64;
+                if *deleted < there - guessed || *deleted > most {
+                    let text = format!("deleted {deleted} keys, there were {there}");
                     return Some(Mismatch { expected: None, got: None, text });
+                }
+                if !doubts.is_empty() {
+                    return None;
                 }
                 let got: Vec<_> = got.iter().map(|kv| (kv.key.as_str(), Record::of(kv))).collect();
                 if *asked { first_difference(prev, &got) } else { None }
@@ -272,7 +327,7 @@ impl<'a> State<'a> {
                 let got: Vec<_> = got.iter().map(|kv| (kv.key.as_str(), Record::of(kv))).collect();
                 if !doubts.is_empty() {
                     let cut = *limit != 0 || *more;
-                    return judge_in_doubt(&doubts, kvs, &got, cut);
+                    return if cut { None } else { self.judge_in_doubt(kvs, &got) };
                 }
                 if let Some(wrong) = first_difference(kvs, &got) {
                     return Some(wrong);
@@ -292,6 +347,37 @@ impl<'a> State<'a> {
             }),
         }
     }
+
+    /// A range in which some keys are doubtful: the others are compared.
+    fn judge_in_doubt(
+        &self,
+        kvs: &[(&'a str, Record<'a>)],
+        got: &[(&'a str, Record<'a>)],
+    ) -> Option<Mismatch<'a>> {
+        let sure = |list: &[(&'a str, Record<'a>)]| -> Vec<_> {
+            list.iter().filter(|(key, _)| !self.is_doubtful(key)).copied().collect()
+        };
+        first_difference(&sure(kvs), &sure(got))
+    }
+}
+
+/// What an answer showed of a doubtful key.
+pub(super) struct Settled<'a> {
+    pub(super) key: &'a str,
+    pub(super) found: Option<Record<'a>>,
+    /// Why it cannot have been so.
+    pub(super) wrong: Option<Mismatch<'a>>,
+}
+
+/// A span as a map has it.
+fn bounds<'s>(key: &'s str, end: Option<&'s str>) -> (Bound<&'s str>, Bound<&'s str>) {
+    let until = match end {
+        None => Bound::Included(key),
+        Some("") => Bound::Unbounded,
+        // An end before the start is an empty span; `range` would panic.
+        Some(end) => Bound::Excluded(end.max(key)),
+    };
+    (Bound::Included(key), until)
 }
 
 /// What an answer shows of all the keys of a span, as they were before its
@@ -317,29 +403,18 @@ fn shows<'a>(
     }
 }
 
-/// Whether an action writes a key.
-fn writes(action: &Action, candidate: &str) -> bool {
+/// The span that an action writes, if it writes.
+fn written(action: &Action) -> Option<(&str, Option<&str>)> {
     match action {
-        Action::Put { key, .. } => key == candidate,
-        Action::Delete { key, end, .. } => crate::history::spans(key, end.as_deref(), candidate),
-        Action::Range { .. } => false,
+        Action::Put { key, .. } => Some((key, None)),
+        Action::Delete { key, end, .. } => Some((key, end.as_deref())),
+        Action::Range { .. } => None,
     }
 }
 
-/// A range in which some keys are doubtful: the others are compared.
-fn judge_in_doubt<'a>(
-    doubts: &[&'a str],
-    kvs: &[(&'a str, Record<'a>)],
-    got: &[(&'a str, Record<'a>)],
-    cut: bool,
-) -> Option<Mismatch<'a>> {
-    if cut {
-        return None;
-    }
-    let sure = |list: &[(&'a str, Record<'a>)]| -> Vec<_> {
-        list.iter().filter(|(key, _)| !doubts.contains(key)).copied().collect()
-    };
-    first_difference(&sure(kvs), &sure(got))
+/// Whether an action writes a key.
+pub(super) fn writes(action: &Action, candidate: &str) -> bool {
+    written(action).is_some_and(|(key, end)| crate::history::spans(key, end, candidate))
 }
 
 /// How an answer differs from what it had to be.

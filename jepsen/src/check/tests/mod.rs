@@ -3,6 +3,7 @@
 //! `KEELSTONE_SAMPLES=5000` makes as many histories of each workload.
 
 mod brute;
+mod doubts;
 mod empty;
 mod plants;
 mod valid;
