@@ -98,14 +98,24 @@ pub(crate) struct Endpoints {
     /// Where the next stream or local read goes.
     turn: AtomicUsize,
     /// What the others said last of who leads; held while they are asked.
-    said: tokio::sync::Mutex<Option<Said>>,
+    said: tokio::sync::Mutex<Said>,
 }
 
 /// What nodes said of who leads.
+#[derive(Default)]
 struct Said {
-    at: Instant,
-    /// The index of the one that leads, if anybody knew.
+    /// When they were asked last.
+    asked: Option<Instant>,
+    /// The newest term that any of them knew of, ever.
+    term: u64,
+    /// The index of the one that leads in it, if anybody knew.
     leader: Option<usize>,
+}
+
+impl Said {
+    fn is_fresh(&self) -> bool {
+        self.asked.is_some_and(|asked| asked.elapsed() < DOUBT_INTERVAL)
+    }
 }
 
 /// An endpoint with its place in the list, which never shrinks.
@@ -132,7 +142,13 @@ impl Endpoints {
             }
         }
         let turn = AtomicUsize::new(rand::random_range(0..list.len()));
-        Ok(Self { options, list: RwLock::new(list), preferred: AtomicUsize::new(0), turn, said: tokio::sync::Mutex::new(None) })
+        Ok(Self {
+            options,
+            list: RwLock::new(list),
+            preferred: AtomicUsize::new(0),
+            turn,
+            said: tokio::sync::Mutex::default(),
+        })
     }
 
     /// How many nodes there are.
@@ -164,17 +180,7 @@ impl Endpoints {
     pub(crate) async fn deposed(&self, chosen: &Chosen) {
         tokio::time::sleep(DOUBT_AFTER).await;
         loop {
-            let leader = {
-                let mut said = self.said.lock().await;
-                match &*said {
-                    Some(said) if said.at.elapsed() < DOUBT_INTERVAL => said.leader,
-                    _ => {
-                        let leader = self.ask_others(chosen).await;
-                        *said = Some(Said { at: Instant::now(), leader });
-                        leader
-                    }
-                }
-            };
+            let leader = self.leader_by_others(chosen).await;
             if let Some(leader) = leader.filter(|leader| *leader != chosen.index) {
                 self.preferred.store(leader, Ordering::Relaxed);
                 return;
@@ -183,9 +189,28 @@ impl Endpoints {
         }
     }
 
+    /// Whom the others name, from their last answers if those are not old.
+    async fn leader_by_others(&self, chosen: &Chosen) -> Option<usize> {
+        let mut said = self.said.lock().await;
+        if said.is_fresh() {
+            return said.leader;
+        }
+        // Noted before they are asked: with a leader that is slow, not silent, most
+        // of those who ask are cancelled by their answer, and the next one must not
+        // ask again at once.
+        (said.asked, said.leader) = (Some(Instant::now()), None);
+        if let Some((term, leader)) = self.ask_others(chosen).await {
+            // A node that is cut off goes on naming the leader of its time.
+            if term >= said.term {
+                (said.term, said.leader) = (term, self.index_of(&leader));
+            }
+        }
+        said.leader
+    }
+
     /// Whom the others believe to lead, by the one of them that knows of the
-    /// newest term.
-    async fn ask_others(&self, chosen: &Chosen) -> Option<usize> {
+    /// newest term; with that term.
+    async fn ask_others(&self, chosen: &Chosen) -> Option<(u64, String)> {
         let others = self.all().into_iter().enumerate().filter(|(at, _)| *at != chosen.index);
         let asked = others.map(|(_, endpoint)| async move {
             let mut stub = ClusterClient::new(endpoint.calls());
@@ -198,8 +223,7 @@ impl Endpoints {
             Some((answer.header?.term, leader.client_address))
         });
         let answers = futures::future::join_all(asked).await;
-        let newest = answers.into_iter().flatten().max_by_key(|(term, _)| *term)?;
-        self.index_of(&newest.1)
+        answers.into_iter().flatten().max_by_key(|(term, _)| *term)
     }
 
     /// `chosen` does not lead, or is not there: the next one may. Of many calls

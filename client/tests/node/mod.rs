@@ -4,7 +4,10 @@
 //! It keeps the one rule that the client relies on: a write with an identity is
 //! done once. It is not a store: it counts writes.
 
+#![allow(dead_code, reason = "each of the tests that share it uses a part")]
+
 use bytes::Bytes;
+use keelstone_proto::v1::cluster_server::{Cluster, ClusterServer};
 use keelstone_proto::v1::kv_server::{Kv, KvServer};
 use keelstone_proto::v1::leases_server::{Leases, LeasesServer};
 use keelstone_proto::v1::sessions_server::{Sessions, SessionsServer};
@@ -13,7 +16,7 @@ use keelstone_proto::v1::*;
 use prost::Message as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -33,6 +36,8 @@ pub(crate) enum Act {
     Break,
     /// Never answers.
     Hang,
+    /// Answers, but late.
+    Late(Duration),
     /// Refuses with this reason.
     Refuse(tonic::Code, ErrorDetail),
     /// Knows no sessions any more.
@@ -92,6 +97,10 @@ struct Service {
     requests: Arc<Mutex<u64>>,
     /// Cut off from the others: its watches tell nothing.
     frozen: Arc<AtomicBool>,
+    /// The term, and the address of the one that leads in it, as far as it knows.
+    leader: Arc<Mutex<(u64, String)>>,
+    /// How often it was asked who leads.
+    asked: Arc<AtomicU64>,
 }
 
 /// A running node. Its connections break when it is dropped.
@@ -115,6 +124,8 @@ impl Node {
             script: Arc::default(),
             requests: Arc::default(),
             frozen: Arc::default(),
+            leader: Arc::default(),
+            asked: Arc::default(),
         };
         let runtime = Runtime::new().unwrap();
         let (wanted, served) = (address.to_owned(), service.clone());
@@ -126,6 +137,7 @@ impl Node {
                 .add_service(KvServer::new(served.clone()))
                 .add_service(SessionsServer::new(served.clone()))
                 .add_service(LeasesServer::new(served.clone()))
+                .add_service(ClusterServer::new(served.clone()))
                 .add_service(WatchServer::new(served))
                 .serve_with_incoming(TcpListenerStream::new(listener))
                 .await
@@ -151,7 +163,17 @@ impl Node {
         self.service.frozen.store(true, Ordering::Relaxed);
     }
 
-    /// How many puts and ranges reached it.
+    /// From now on it says that the node at `address` leads in `term`.
+    pub(crate) fn believes(&self, term: u64, address: &str) {
+        *self.service.leader.lock().unwrap() = (term, address.to_owned());
+    }
+
+    /// How often it was asked who leads.
+    pub(crate) fn asked(&self) -> u64 {
+        self.service.asked.load(Ordering::Relaxed)
+    }
+
+    /// How many puts, ranges and transfers reached it.
     pub(crate) fn requests(&self) -> u64 {
         *self.service.requests.lock().unwrap()
     }
@@ -200,6 +222,10 @@ impl Service {
             Some(Act::Hang) => {
                 tokio::time::sleep(Duration::from_mins(1)).await;
                 Err(broken())
+            }
+            Some(Act::Late(pause)) => {
+                tokio::time::sleep(pause).await;
+                Ok(())
             }
             Some(Act::Refuse(code, detail)) => Err(refusal(code, &detail)),
             Some(Act::Forget) => {
@@ -337,6 +363,60 @@ impl Leases for Service {
         &self,
         _: Request<LeaseListRequest>,
     ) -> Result<Response<LeaseListResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for Service {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn members(
+        &self,
+        request: Request<MembersRequest>,
+    ) -> Result<Response<MembersResponse>, Status> {
+        // Any other would wait for the leader.
+        assert_eq!(request.into_inner().consistency(), Consistency::Serializable);
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let (term, client_address) = self.leader.lock().unwrap().clone();
+        let header = Some(ResponseHeader { term, ..ResponseHeader::default() });
+        let leader = !client_address.is_empty();
+        let members = vec![Member { client_address, leader, ..Member::default() }];
+        Ok(Response::new(MembersResponse { header, members }))
+    }
+
+    async fn add(
+        &self,
+        _: Request<MemberAddRequest>,
+    ) -> Result<Response<MemberAddResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn promote(
+        &self,
+        _: Request<MemberPromoteRequest>,
+    ) -> Result<Response<MemberPromoteResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn remove(
+        &self,
+        _: Request<MemberRemoveRequest>,
+    ) -> Result<Response<MemberRemoveResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn transfer(
+        &self,
+        _: Request<TransferRequest>,
+    ) -> Result<Response<TransferResponse>, Status> {
+        self.act(None).await?;
+        Ok(Response::new(TransferResponse::default()))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         Err(Status::unimplemented("not scripted"))
     }
 }
