@@ -2,11 +2,11 @@
 //! area's errors, and the few messages that only the state has.
 
 use super::{Applied, StateError};
-use crate::disk::LogId;
+use crate::disk::{LogId, ROW_SPARE_BYTES};
 use crate::machine::codec::{self, DecodeError};
 use crate::machine::{Head, Lease, Remembered, Session};
 use crate::{Key, Revision};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use keelstone_proto::disk;
 use prost::Message as _;
 
@@ -59,7 +59,14 @@ pub(super) fn change_row(revision: Revision, keys: &[ChangedKey]) -> Bytes {
 }
 
 pub(super) fn change_message_row(change: &disk::Change) -> Bytes {
-    change.encode_to_vec().into()
+    row(change)
+}
+
+/// A message as a row's value, with room for its checksum.
+fn row(message: &impl prost::Message) -> Bytes {
+    let mut row = BytesMut::with_capacity(message.encoded_len() + ROW_SPARE_BYTES);
+    message.encode(&mut row).expect("a buffer that grows has room");
+    row.freeze()
 }
 
 pub(super) fn parse_change(row: Bytes) -> Result<Vec<ChangedKey>, StateError> {
@@ -73,8 +80,7 @@ pub(super) fn parse_change(row: Bytes) -> Result<Vec<ChangedKey>, StateError> {
 }
 
 pub(super) fn log_id_row(id: LogId) -> Bytes {
-    let id = disk::LogId { term: id.term, index: id.index, leader: id.leader };
-    id.encode_to_vec().into()
+    row(&disk::LogId { term: id.term, index: id.index, leader: id.leader })
 }
 
 pub(super) fn parse_log_id(row: Bytes) -> Result<LogId, StateError> {
@@ -83,7 +89,7 @@ pub(super) fn parse_log_id(row: Bytes) -> Result<LogId, StateError> {
 }
 
 pub(super) fn membership_row(membership: &disk::Membership) -> Bytes {
-    membership.encode_to_vec().into()
+    row(membership)
 }
 
 pub(super) fn parse_membership(row: Bytes) -> Result<disk::Membership, StateError> {

@@ -11,7 +11,6 @@ use super::{StateError, StateView};
 use crate::machine::{Head, Lease, Record, Remembered, Session, View, Write};
 use crate::{Key, KeyRange, LeaseId, Revision, SessionId};
 use bytes::Bytes;
-use std::collections::BTreeMap;
 
 /// Bytes of keys and values in one generation.
 const GENERATION_BYTES: usize = 4 * 1024 * 1024;
@@ -21,7 +20,8 @@ const VALUE_BYTES_MAX: usize = 64 * 1024;
 const ENTRY_BYTES: usize = 160;
 
 /// `None`: the key was deleted.
-type Generation = BTreeMap<Key, Option<Record>>;
+#[expect(clippy::disallowed_types, reason = "never gone through: its order reaches nobody")]
+type Generation = std::collections::HashMap<Key, Option<Record>>;
 
 /// See the module.
 pub(super) struct Recent {
