@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 const ENOUGH: u64 = 100;
 
 /// How to run them.
+#[derive(Default)]
 pub(crate) struct Many {
     /// Which.
     pub seeds: Range<u64>,
