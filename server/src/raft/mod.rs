@@ -39,6 +39,8 @@ mod transport;
 mod types;
 
 pub(crate) use calls::{CallError, Calls};
+#[cfg(test)]
+pub(crate) use consensus::Role;
 pub use consensus::Timing;
 pub(crate) use consensus::{
     Change, ChangeError, Consensus, Leadership, Members, Parts, ReadIndexError, WriteError,

@@ -206,7 +206,7 @@ impl Replica {
     /// An id that no node of this cluster has ever had: the index of an entry
     /// that is written for it.
     async fn fresh_id(&self) -> Result<u64, AdminError> {
-        let batch = codec::encode_batch(Millis(self.parts.clock.now_ms()), &[]);
+        let batch = codec::encode_batch(Millis(self.parts.pace.now_ms()), &[]);
         let written = match self.parts.consensus.write(&batch).await {
             Ok(written) => written.await,
             Err(error) => Err(error),

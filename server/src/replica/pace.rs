@@ -9,19 +9,22 @@
 //!
 //! Only a leader that begins, and whose state then holds all of the terms before
 //! and neither a lease nor a session, starts from its wall clock. Later it may
-//! not, though the state holds none: a grant may be on its way.
+//! not, though the state holds none: a grant may be on its way. So nothing is
+//! stamped before the state has applied the term's first entry.
 
 use super::settings::Clock;
 use crate::raft::Leadership;
 use keelstone_store::machine::{Head, View as _};
-use keelstone_store::state::State;
-use std::sync::{Arc, Mutex, PoisonError};
+use keelstone_store::state::{State, StateView};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How often it is looked whether anything waits for time.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often it is looked whether the term's first entry was applied.
+const READY_INTERVAL: Duration = Duration::from_millis(2);
 /// Time passes by one part in this many faster or slower than the monotonic
 /// clock, to come nearer to the wall clock.
 const SLEW: u64 = 100;
@@ -31,15 +34,7 @@ pub(super) struct Pace {
     wall: Arc<dyn Clock>,
     leadership: watch::Receiver<Leadership>,
     state: Arc<State>,
-    course: Mutex<Course>,
-}
-
-/// What a leader goes by.
-#[derive(Default)]
-struct Course {
-    anchor: Option<Anchor>,
-    /// The last term in which time had to stand still at first.
-    held: Option<u64>,
+    anchor: Mutex<Option<Anchor>>,
 }
 
 impl Pace {
@@ -48,43 +43,60 @@ impl Pace {
         leadership: watch::Receiver<Leadership>,
         state: Arc<State>,
     ) -> Self {
-        Self { wall, leadership, state, course: Mutex::default() }
+        Self { wall, leadership, state, anchor: Mutex::default() }
     }
-}
 
-impl Clock for Pace {
-    fn now_ms(&self) -> u64 {
+    /// Completes when what is proposed may be stamped: not while this node leads
+    /// and its state may lack leases, and time, that leaders before have given.
+    /// The first entry of the term is then about to be applied. Can be cancelled.
+    pub(super) async fn ready(&self) {
+        while self.leadership.borrow().leads() && !self.holds_all() {
+            tokio::time::sleep(READY_INTERVAL).await;
+        }
+    }
+
+    fn holds_all(&self) -> bool {
+        let term = self.leadership.borrow().term;
+        let anchored = self.lock().is_some_and(|anchor| anchor.term == term);
+        // A state that cannot be read ends the node elsewhere.
+        anchored || self.state.view().map_or(true, |view| has_applied_of(&view, term))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Anchor>> {
+        self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replicated time, in milliseconds since the Unix epoch.
+    pub(super) fn now_ms(&self) -> u64 {
         let (wall, now) = (self.wall.now_ms(), Instant::now());
         let term = self.leadership.borrow().term;
-        let mut course = self.course.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = course.anchor.filter(|anchor| anchor.term == term);
+        let mut anchor = self.lock();
+        let before = anchor.filter(|anchor| anchor.term == term);
         if let Some(before) = before.filter(|it| now.duration_since(it.at) < LOOK_INTERVAL) {
             return before.time(wall, now);
         }
         // A state that cannot be read ends the node elsewhere.
         let Ok(view) = self.state.view() else { return wall };
         let head = view.head();
-        if before.is_none() && view.applied().id.map(|id| id.term) != Some(term) {
-            // It may lack leases, and time, that leaders before have given. The
-            // first entry of the term is about to be applied.
-            course.held = Some(term);
-            return head.now.0;
-        }
-        let next = if let Some(before) = before {
-            before.moved(head.now.0, wall, now)
-        } else {
-            let held = course.held == Some(term);
-            Anchor { term, time_ms: begin_ms(&head, held, wall), at: now }
+        let next = match before {
+            Some(before) => before.moved(head.now.0, wall, now),
+            None if has_applied_of(&view, term) => {
+                Anchor { term, time_ms: begin_ms(&head, wall), at: now }
+            }
+            None => return head.now.0,
         };
-        course.anchor = Some(next);
+        *anchor = Some(next);
         next.time(wall, now)
     }
 }
 
+fn has_applied_of(view: &StateView, term: u64) -> bool {
+    view.applied().id.is_some_and(|id| id.term == term)
+}
+
 /// The time that a leader begins with whose state holds all of the terms before.
-/// If stamps were given while time was `held`, a grant may be on its way.
-fn begin_ms(head: &Head, held: bool, wall_ms: u64) -> u64 {
-    let waited_for = head.leases > 0 || head.sessions > 0 || (held && head.now.0 > 0);
+fn begin_ms(head: &Head, wall_ms: u64) -> u64 {
+    let waited_for = head.leases > 0 || head.sessions > 0;
     if waited_for { head.now.0 } else { wall_ms.max(head.now.0) }
 }
 
@@ -115,6 +127,7 @@ impl Anchor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::Role;
     use keelstone_store::Millis;
     use keelstone_store::disk::LogId;
     use keelstone_store::state::Payload;
@@ -173,12 +186,31 @@ mod tests {
     #[test]
     fn a_leader_begins_with_the_wall_clock_only_if_nothing_can_wait() {
         let new = Head::genesis([0; 16]);
-        assert_eq!(begin_ms(&new, true, HOUR), HOUR);
+        assert_eq!(begin_ms(&new, HOUR), HOUR);
         let free = Head { now: Millis(5), ..new };
-        assert_eq!(begin_ms(&free, false, HOUR), HOUR);
-        assert_eq!(begin_ms(&free, true, HOUR), 5);
-        assert_eq!(begin_ms(&Head { leases: 1, ..free.clone() }, false, HOUR), 5);
-        assert_eq!(begin_ms(&Head { sessions: 1, ..free }, false, HOUR), 5);
+        assert_eq!(begin_ms(&free, HOUR), HOUR);
+        assert_eq!(begin_ms(&Head { leases: 1, ..free.clone() }, HOUR), 5);
+        assert_eq!(begin_ms(&Head { sessions: 1, ..free }, HOUR), 5);
+    }
+
+    /// A lease that was stamped before would be granted by a time that the state
+    /// did not know yet, and could end when it does.
+    #[tokio::test]
+    async fn a_leader_stamps_nothing_before_its_state_holds_all_of_the_terms_before() {
+        let (sender, leadership) = watch::channel(Leadership::default());
+        let state = Arc::new(State::in_memory());
+        let wall = Arc::new(Stopped(Arc::new(AtomicU64::new(HOUR))));
+        let pace = Pace::new(wall, leadership, Arc::clone(&state));
+        pace.ready().await;
+        sender.send_modify(|it| (it.term, it.role) = (3, Role::Leader));
+        let soon = Duration::from_millis(50);
+        assert!(tokio::time::timeout(soon, pace.ready()).await.is_err());
+        let before = LogId { term: 2, index: 1, leader: 1 };
+        state.apply(&[(before, Payload::Blank)]).unwrap();
+        assert!(tokio::time::timeout(soon, pace.ready()).await.is_err());
+        let first = LogId { term: 3, index: 2, leader: 1 };
+        state.apply(&[(first, Payload::Blank)]).unwrap();
+        pace.ready().await;
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! entry takes all of them. So a lone write costs one sync and one round trip,
 //! and throughput grows with the load.
 
-use super::settings::Clock;
+use super::pace::Pace;
 use super::waiting::{Answer, Waiting};
 use crate::metrics::Metrics;
 use crate::raft::{Consensus, WriteError, spawn};
@@ -27,11 +27,11 @@ const IN_FLIGHT_MAX: usize = 4;
 /// closed and everything in it is answered.
 pub(super) fn start(
     consensus: Arc<Consensus>,
-    clock: Arc<dyn Clock>,
+    pace: Arc<Pace>,
     metrics: Arc<Metrics>,
     queue: mpsc::Receiver<Waiting>,
 ) {
-    let packer = Packer { consensus, clock, metrics, queue, left: None };
+    let packer = Packer { consensus, pace, metrics, queue, left: None };
     spawn(packer.run());
 }
 
@@ -73,7 +73,7 @@ pub(super) async fn take(
 
 struct Packer {
     consensus: Arc<Consensus>,
-    clock: Arc<dyn Clock>,
+    pace: Arc<Pace>,
     metrics: Arc<Metrics>,
     queue: mpsc::Receiver<Waiting>,
     left: Option<Waiting>,
@@ -95,6 +95,7 @@ impl Packer {
                 taken = take(&mut self.queue, &mut self.left) => taken,
             };
             let Some(taken) = taken else { break };
+            self.pace.ready().await;
             self.propose(taken, &mut in_flight).await;
         }
         while in_flight.next().await.is_some() {}
@@ -103,7 +104,7 @@ impl Packer {
     async fn propose(&mut self, taken: Taken, in_flight: &mut InFlight) {
         // No stamp is kept from batch to batch: one that was lost with its term
         // would make the next term's time jump. Apply lets time not go back.
-        let now = Millis(self.clock.now_ms());
+        let now = Millis(self.pace.now_ms());
         let commands: Vec<Bytes> =
             taken.waiting.iter().map(|waiting| waiting.command.clone()).collect();
         let batch = codec::encode_batch(now, &commands);

@@ -2,9 +2,10 @@
 
 use super::forwarder::Forwarder;
 use super::identity::{DataDir, NodeIdentity};
+use super::pace::Pace;
 use super::proposer;
 use super::reader::{Round, Rounds};
-use super::settings::{Clock, Entry, ReplicaSettings};
+use super::settings::{Entry, ReplicaSettings};
 use super::space::Space;
 use super::start::{Failure, Failures, Tokens};
 use super::waiting::{Admission, Answer};
@@ -44,7 +45,7 @@ pub(super) struct Assembly {
     pub(super) settings: ReplicaSettings,
     pub(super) dir: DataDir,
     pub(super) identity: NodeIdentity,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) pace: Arc<Pace>,
     pub(super) log: Log,
     pub(super) log_writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     pub(super) state: Arc<State>,
@@ -83,8 +84,8 @@ impl Replica {
         let (here, proposals) = Admission::new(bytes_max, commands_max);
         let (away, forwards) = Admission::new(bytes_max, commands_max);
         let metrics = Arc::clone(parts.progress.metrics());
-        let (consensus, clock) = (Arc::clone(&parts.consensus), Arc::clone(&parts.clock));
-        proposer::start(consensus, clock, metrics, proposals);
+        let (consensus, pace) = (Arc::clone(&parts.consensus), Arc::clone(&parts.pace));
+        proposer::start(consensus, pace, metrics, proposals);
         let leadership = parts.consensus.leadership();
         let forwarder = Forwarder {
             calls: Arc::clone(&parts.calls),

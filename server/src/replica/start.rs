@@ -208,7 +208,7 @@ impl Replica {
             settings,
             dir,
             identity,
-            clock: Arc::new(pace),
+            pace: Arc::new(pace),
             log: log.clone(),
             log_writer: Mutex::new(writer),
             state: Arc::clone(&state),

@@ -118,7 +118,7 @@ async fn expiry(replica: Arc<Replica>) {
         if commands.stamp && stamped.elapsed() >= STAMP_INTERVAL {
             stamped = Instant::now();
             // An empty batch carries the time alone.
-            let now = Millis(replica.parts.clock.now_ms());
+            let now = Millis(replica.parts.pace.now_ms());
             let batch = codec::encode_batch(now, &[]);
             if let Ok(written) = replica.parts.consensus.write(&batch).await {
                 // The leader was lost, or it stops: its successor goes on.
@@ -139,7 +139,7 @@ struct Due {
 fn due(replica: &Replica) -> Result<Due, StateError> {
     let view = replica.parts.state.view()?;
     let head = view.head();
-    let now = head.now.max(Millis(replica.parts.clock.now_ms()));
+    let now = head.now.max(Millis(replica.parts.pace.now_ms()));
     let mut due = Due::default();
     if head.leases > 0 {
         let leases = view.expiring_leases(now, LEASE_EXPIRE_MAX)?;
