@@ -115,8 +115,7 @@ where
 }
 
 fn span_of<B>(method: Method, request: &Request<B>) -> Span {
-    // Not at the default level: a span for each of ten thousand requests a second
-    // is a tenth of what they cost.
+    // Not at the default level: there can be ten thousand requests a second.
     let span = tracing::debug_span!(
         "request",
         method = method.name,
