@@ -32,6 +32,10 @@ pub(crate) const KINDS: &[(&str, &str)] = &[
 /// Kinds that take a member away for good or for long: never two at a time.
 const EXCLUSIVE: &[&str] = &["corrupt", "replace", "disk-full", "rolling"];
 
+/// How long restarts one after the other take: what was planned for that time
+/// would come too late, or never.
+const ROLLING_MS: u64 = 10_000;
+
 /// What the words of `kinds`, joined by `+`, ask for and this machine can do,
 /// and the words that it cannot.
 ///
@@ -67,14 +71,19 @@ pub(crate) fn schedule(kinds: &[String], time: Duration, seed: u64) -> Vec<Episo
     let mut exclusive_until = 0;
     while let Some(kind) = kinds.choose(&mut rng) {
         let exclusive = EXCLUSIVE.contains(&kind.as_str());
+        if at >= end {
+            break;
+        }
         if exclusive && at < exclusive_until {
             at += 500;
-            if at >= end {
-                break;
-            }
             continue;
         }
         let fault = fault(kind, &mut rng);
+        let busy = if matches!(fault, Fault::Rolling) { ROLLING_MS } else { 0 };
+        if at + busy > end {
+            at += 500;
+            continue;
+        }
         let lasts = length(&fault, &mut rng);
         if at + lasts.min(1_500) > end {
             break;
@@ -85,7 +94,7 @@ pub(crate) fn schedule(kinds: &[String], time: Duration, seed: u64) -> Vec<Episo
             exclusive_until = at + lasts + 4_000;
         }
         let rest = rng.random_range(500..3_500);
-        at += if overlap && rng.random_bool(0.5) { rest } else { lasts + rest };
+        at += if overlap && rng.random_bool(0.5) { busy + rest } else { busy.max(lasts) + rest };
     }
     episodes
 }
