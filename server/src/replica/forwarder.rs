@@ -95,3 +95,63 @@ async fn lost(leadership: &mut watch::Receiver<Leadership>, leader: u64) {
     // An error means that consensus is gone, and with it all leaders.
     leadership.wait_for(|now| now.leader != Some(leader)).await.ok();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::waiting::Admission;
+    use super::*;
+    use crate::core::MemberStatus;
+    use crate::raft::{Dialer, Members, TcpConnector};
+    use std::collections::BTreeMap;
+
+    fn led_by(leader: u64, addresses: &BTreeMap<u64, String>) -> Leadership {
+        let member = |(id, address): (&u64, &String)| {
+            let member = MemberStatus {
+                id: *id,
+                peer_address: address.clone(),
+                client_address: String::new(),
+                labels: BTreeMap::new(),
+                voter: true,
+                lag: None,
+            };
+            (*id, member)
+        };
+        let all = addresses.iter().map(member).collect();
+        let members = Arc::new(Members { all, ..Members::default() });
+        Leadership { term: 1, leader: Some(leader), members, ..Leadership::default() }
+    }
+
+    /// A leader that was paused or cut off takes connections and says nothing.
+    #[tokio::test]
+    async fn commands_do_not_wait_for_a_leader_that_is_none_any_more() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let addresses = BTreeMap::from([(2, address.clone()), (3, address)]);
+        let dialer = Dialer::new(Arc::new(TcpConnector), None, Duration::from_secs(5));
+        let (leads, leadership) = watch::channel(led_by(2, &addresses));
+        let forwarder = Forwarder {
+            calls: Arc::new(Calls::new(dialer.clone())),
+            peers: Arc::new(Peers::new([1; 16], 1, dialer)),
+            leadership,
+        };
+        let (away, queue) = Admission::new(1 << 20, 64);
+        forwarder.start(queue);
+        let deadline = Instant::now() + TIMEOUT_MAX;
+        // As many calls as may be on their way: more would wait behind them.
+        let waiting: Vec<_> = (0..IN_FLIGHT_MAX)
+            .map(|_| {
+                let away = away.clone();
+                tokio::spawn(async move { away.submit(Bytes::from_static(b"x"), deadline).await })
+            })
+            .collect();
+        let _connection = silent.accept().await.unwrap();
+        leads.send_replace(led_by(3, &addresses));
+        for answer in waiting {
+            // Without the news the connection's keep-alive would end the wait, later.
+            let soon = tokio::time::timeout(Duration::from_secs(8), answer).await;
+            let answer = soon.expect("it is answered when the leader is none").unwrap();
+            // Nobody knows what the silent leader has done with it.
+            assert!(matches!(answer, Answer::Unknown(_)), "{answer:?}");
+        }
+    }
+}
