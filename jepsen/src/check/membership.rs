@@ -1,8 +1,10 @@
 //! Membership: one configuration per position, one leader per term (R1, R8, M1).
 //!
 //! Nodes are asked for what they have *applied*. At one position in the log all
-//! have the same voters and learners; a node's position and term do not go back,
-//! restarts included; in one term all name the same leader. Between two
+//! have the same voters and learners; a node's term does not go back, restarts
+//! included, nor its position, unless there was a fault in between: a node that
+//! has just started may not know yet how far it had applied its log. In one term
+//! all name the same leader. Between two
 //! configurations that follow each other by position with nothing in between
 //! that anybody saw, any two majorities have a voter in common if the change was
 //! of one voter; larger differences are noted, not judged, because joint
@@ -18,7 +20,8 @@ pub const NAME: &str = "membership";
 /// Judges all views of the membership.
 pub fn check(history: &History, context: &Context) -> Verdict {
     let mut case = Case::new(NAME);
-    let mut seen = Seen::default();
+    let faults = history.faults().map(|(event, _)| event.index).collect();
+    let mut seen = Seen { faults, ..Seen::default() };
     for operation in history.operations() {
         if matches!(operation.invoke.op, Op::MemberChange(_)) {
             seen.changes += u64::from(operation.ok().is_some());
@@ -49,11 +52,16 @@ struct Seen {
     /// By member: position, term, answer, and event.
     newest: BTreeMap<u64, (u64, u64, u64)>,
     changes: u64,
+    /// The events of faults, in order.
+    faults: Vec<u64>,
 }
 
 impl Seen {
     fn take(&mut self, (asked, answered): (u64, u64), view: &MemberView, case: &mut Case) {
-        let (Some(index), Some(voters)) = (view.log_index, &view.voters) else { return };
+        let (Some(index), Some(voters)) = (view.log_index, &view.voters) else {
+            case.unknown(format!("node {} did not say what it has applied", view.member));
+            return;
+        };
         let (mut voters, mut learners) =
             (voters.clone(), view.learners.clone().unwrap_or_default());
         voters.sort_unstable();
@@ -78,7 +86,7 @@ impl Seen {
         if let Some((before, old_term, event)) = self.newest.get(&view.member).copied()
             && event < asked
         {
-            if index < before {
+            if index < before && !self.disturbed(event, answered) {
                 let text = format!("node {} went back from {before} to {index}", view.member);
                 case.violation("R8", vec![event, answered], text);
             }
@@ -88,6 +96,12 @@ impl Seen {
             }
         }
         self.newest.insert(view.member, (index, term, answered));
+    }
+
+    /// Whether a fault was begun or ended between two events.
+    fn disturbed(&self, from: u64, to: u64) -> bool {
+        let next = self.faults.partition_point(|fault| *fault < from);
+        self.faults.get(next).is_some_and(|fault| *fault < to)
     }
 
     fn lead(&mut self, view: &MemberView, answered: u64, case: &mut Case) {

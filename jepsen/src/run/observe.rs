@@ -60,10 +60,7 @@ pub(crate) async fn look(recorder: &Recorder, raw: &Raw, answer: Duration) {
     let request = v1::MembersRequest { consistency: v1::Consistency::Serializable.into() };
     let asked = cluster.members(within(answer, request));
     let Ok(Ok(members)) = tokio::time::timeout(answer, asked).await else { return };
-    let members = members.into_inner().members;
-    let with = |role: v1::member::Role| {
-        members.iter().filter(|one| one.role() == role).map(|one| one.id).collect::<Vec<_>>()
-    };
+    let Some(applied) = members.into_inner().applied else { return };
     recorder.invoke(
         process,
         Op::MemberView(MemberView { member, ..MemberView::default() }),
@@ -71,11 +68,11 @@ pub(crate) async fn look(recorder: &Recorder, raw: &Raw, answer: Duration) {
     );
     let view = MemberView {
         member,
-        voters: Some(with(v1::member::Role::Voter)),
-        learners: Some(with(v1::member::Role::Learner)),
+        log_index: Some(applied.log_index),
+        voters: Some(applied.voters),
+        learners: Some(applied.learners),
         term: status.header.as_ref().map(|header| header.term),
         leader: Some(status.leader),
-        ..MemberView::default()
     };
     recorder.ok(process, Op::MemberView(view), Some(member));
 }

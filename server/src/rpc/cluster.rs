@@ -6,12 +6,14 @@ use super::status;
 use crate::core::MemberStatus;
 use keelstone_proto::v1::cluster_server::Cluster;
 use keelstone_proto::v1::{
-    DrainRequest, DrainResponse, Member, MemberAddRequest, MemberAddResponse, MemberPromoteRequest,
-    MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MembersRequest,
-    MembersResponse, StatusRequest, StatusResponse, TransferRequest, TransferResponse,
-    member::Role,
+    AppliedMembership, DrainRequest, DrainResponse, Member, MemberAddRequest, MemberAddResponse,
+    MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
+    MembersRequest, MembersResponse, ResponseHeader, StatusRequest, StatusResponse,
+    TransferRequest, TransferResponse, member::Role,
 };
 use keelstone_store::machine::View as _;
+use keelstone_store::state::Applied;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -26,11 +28,24 @@ impl ClusterService {
         self.0.deadline(request).saturating_duration_since(Instant::now())
     }
 
-    async fn header(&self) -> Result<keelstone_proto::v1::ResponseHeader, Status> {
+    async fn header(&self) -> Result<ResponseHeader, Status> {
         let soon = Instant::now() + self.0.limits.request_timeout;
         let (_, header) =
             self.0.read(keelstone_proto::v1::Consistency::Serializable.into(), soon).await?;
         Ok(header)
+    }
+}
+
+/// The membership that a state contains.
+fn applied_membership(applied: &Applied) -> AppliedMembership {
+    let membership = &applied.membership;
+    let voters: BTreeSet<u64> =
+        membership.configs.iter().flat_map(|set| set.ids.iter().copied()).collect();
+    let members = membership.members.iter().map(|member| member.id);
+    AppliedMembership {
+        log_index: membership.log_id.as_ref().map_or(0, |id| id.index),
+        learners: members.filter(|id| !voters.contains(id)).collect(),
+        voters: voters.into_iter().collect(),
     }
 }
 
@@ -63,6 +78,8 @@ impl Cluster for ClusterService {
         let (view, header) = self.0.read(serializable, soon).await?;
         let (core, head, facts) = (self.0.core.status(), view.head(), &self.0.facts);
         let problems = core.problems.into_iter().chain(facts.problems());
+        // Its term and its leader are of one moment.
+        let header = ResponseHeader { term: core.term, ..header };
         Ok(Response::new(StatusResponse {
             header: Some(header),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -91,9 +108,10 @@ impl Cluster for ClusterService {
     ) -> Result<Response<MembersResponse>, Status> {
         let deadline = self.0.deadline(&request);
         // The read makes sure that this node has applied the last change.
-        let (_, header) = self.0.read(request.into_inner().consistency, deadline).await?;
+        let (view, header) = self.0.read(request.into_inner().consistency, deadline).await?;
         let members = members_to_proto(self.0.core.members(), self.0.core.status().leader);
-        Ok(Response::new(MembersResponse { header: Some(header), members }))
+        let applied = Some(applied_membership(&view.applied()));
+        Ok(Response::new(MembersResponse { header: Some(header), members, applied }))
     }
 
     async fn add(
