@@ -24,6 +24,10 @@ const JOURNAL_BYTES_MAX: u64 = 128 * MIB;
 /// One thread flushes, one compacts: with a single one, a long compaction holds
 /// up flushes and then writes. Both sleep when there is nothing to do.
 const WORKERS: usize = 2;
+/// How far those threads step back behind the others: flushes fall due on all
+/// replicas at about the same moment, and would hold up requests on machines
+/// with few cores.
+const WORKERS_NICE: i32 = 10;
 /// Values from this size on live in files of their own, so that compaction
 /// does not copy documents over and over.
 const BLOB_BYTES_MIN: u32 = 4096;
@@ -46,7 +50,7 @@ impl FjallEngine {
     ///
     /// Fails if the directory cannot be used or what is there cannot be read.
     pub(super) fn open(dir: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
-        let database = open_database(dir, options)?;
+        let database = in_the_background(|| open_database(dir, options))?;
         let mut keyspaces = Vec::with_capacity(Table::ALL.len());
         for table in Table::ALL {
             let keyspace = database
@@ -58,6 +62,25 @@ impl FjallEngine {
             keyspaces.try_into().unwrap_or_else(|_| unreachable!("one keyspace for each table"));
         Ok(Self { database, keyspaces: Arc::new(keyspaces), dir: dir.to_owned() })
     }
+}
+
+/// Runs `open` on a thread of low priority, which the threads that it starts
+/// inherit (Linux, sched(7)). Elsewhere, or if the system refuses, they are like
+/// all others.
+fn in_the_background<T: Send>(open: impl FnOnce() -> T + Send) -> T {
+    let low = || {
+        // None is the calling thread, on Linux; elsewhere it is the process.
+        if cfg!(target_os = "linux")
+            && let Err(error) = rustix::process::setpriority_process(None, WORKERS_NICE)
+        {
+            tracing::debug!(%error, "fjall's threads have the priority of the others");
+        }
+        open()
+    };
+    std::thread::scope(|scope| match scope.spawn(low).join() {
+        Ok(opened) => opened,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }
 
 /// Opens fjall, after a look at its journals.
