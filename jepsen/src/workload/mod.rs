@@ -32,7 +32,8 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 /// Checkers of every run, whatever its workload.
-pub(crate) const ALWAYS: &[&str] = &["replay", "watch", "convergence", "liveness", "logs"];
+pub(crate) const ALWAYS: &[&str] =
+    &["replay", "watch", "convergence", "membership", "liveness", "logs"];
 
 /// A kind of load.
 #[async_trait]
