@@ -6,6 +6,7 @@ use super::{print, tell};
 use crate::run::{Outcome, Word};
 use crate::{nemesis, workload};
 use anyhow::{Context as _, Result, ensure};
+use keelstone_jepsen::report::{Row, summary_page};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -46,6 +47,8 @@ struct Line {
     seed: u64,
     word: &'static str,
     about: String,
+    /// Where the run left its files.
+    dir: Option<PathBuf>,
 }
 
 pub(super) fn matrix(arguments: &Matrix) -> Result<ExitCode> {
@@ -151,7 +154,7 @@ fn one(
         Some(dir) => about(dir, word),
         None => errors.lines().last().unwrap_or("it said nothing").to_owned(),
     };
-    Ok(Line { workload: workload.into(), nemesis: nemesis.into(), seed, word, about })
+    Ok(Line { workload: workload.into(), nemesis: nemesis.into(), seed, word, about, dir })
 }
 
 /// What has to be seen of a run at first sight.
@@ -175,17 +178,26 @@ fn about(dir: &std::path::Path, word: &str) -> String {
     about
 }
 
-/// Keeps the table so far.
+/// Keeps the table so far, as text and as a page with links to the runs.
 fn keep(out: &std::path::Path, lines: &[Line]) -> Result<()> {
     let mut text = String::from(
         "| workload | nemesis | seed | verdict | |\n| --- | --- | --- | --- | --- |\n",
     );
     for line in lines {
-        let Line { workload, nemesis, seed, word, about } = line;
+        let Line { workload, nemesis, seed, word, about, dir: _ } = line;
         let _ = writeln!(text, "| {workload} | {nemesis} | {seed} | {word} | {about} |");
     }
     std::fs::create_dir_all(out).context("make the directory of the runs")?;
-    std::fs::write(out.join("matrix.md"), text).context("write the table")
+    std::fs::write(out.join("matrix.md"), text).context("write the table")?;
+    let dirs = lines.iter().filter_map(|line| line.dir.as_ref());
+    let row =
+        |dir: &PathBuf| serde_json::from_slice(&std::fs::read(dir.join("row.json")).ok()?).ok();
+    let rows: Vec<Row> = dirs.filter_map(row).collect();
+    let mut title = "Fault runs".to_owned();
+    if rows.len() < lines.len() {
+        let _ = write!(title, " ({} more left nothing to show)", lines.len() - rows.len());
+    }
+    std::fs::write(out.join("index.html"), summary_page(&title, &rows)).context("write the page")
 }
 
 fn verdict(lines: &[Line], left_out: u64) -> ExitCode {

@@ -66,7 +66,8 @@ impl Run {
     }
 }
 
-/// Writes `report.html` and `junit.xml` into a run's directory.
+/// Writes `report.html`, `junit.xml` and `row.json`, the run's [`Row`] in a
+/// summary, into a run's directory.
 ///
 /// # Errors
 ///
@@ -74,5 +75,6 @@ impl Run {
 pub fn write(dir: &Path, run: &Run, history: &History) -> io::Result<()> {
     std::fs::write(dir.join("report.html"), page(run, history))?;
     let row = Row::of(run, history);
+    std::fs::write(dir.join("row.json"), serde_json::to_vec_pretty(&row)?)?;
     std::fs::write(dir.join("junit.xml"), junit(&[(row, run.verdicts.clone())]))
 }

@@ -86,7 +86,7 @@ fn files_are_written() {
     let folder = tempfile::tempdir().unwrap();
     let sampled = broken();
     write(folder.path(), &run(&sampled), &sampled.history).unwrap();
-    for name in ["report.html", "junit.xml"] {
+    for name in ["report.html", "junit.xml", "row.json"] {
         assert!(folder.path().join(name).metadata().unwrap().len() > 500, "{name}");
     }
 }
