@@ -384,7 +384,7 @@ impl Cluster for Service {
         let header = Some(ResponseHeader { term, ..ResponseHeader::default() });
         let leader = !client_address.is_empty();
         let members = vec![Member { client_address, leader, ..Member::default() }];
-        Ok(Response::new(MembersResponse { header, members }))
+        Ok(Response::new(MembersResponse { header, members, applied: None }))
     }
 
     async fn add(

@@ -72,7 +72,9 @@ pub(crate) fn attempts(bug: Bug) -> Vec<Attempt> {
         Bug::DedupLostInSnapshot => vec![Sim, Jepsen("counter", "mix", 45)],
         Bug::StaleDocument => vec![Sim, Jepsen("entity", "none", 20)],
         Bug::AcceptBadChecksum => vec![Sim, LOG, Jepsen("set", "corrupt", 40)],
-        Bug::BackupMovingRevision | Bug::RestoreWithoutBump => vec![BACKUP],
+        Bug::BackupMovingRevision | Bug::RestoreWithoutBump => {
+            vec![Jepsen("backup", "none", 8), BACKUP]
+        }
     }
 }
 
