@@ -23,6 +23,7 @@ pub use random::{Random, fresh_seed};
 use keelstone_store::disk::EngineKind;
 use std::fmt;
 use std::os::unix::process::parent_id;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::str::FromStr;
 use std::thread;
@@ -134,6 +135,18 @@ fn end_with_parent() {
 ///
 /// See [`Loss`].
 pub fn verify(subject: Subject, dir: &Path, seed: u64, acknowledged: u64) -> Result<u64, Loss> {
+    // On some damage sled panics instead of answering.
+    let verified =
+        catch_unwind(AssertUnwindSafe(|| open_and_compare(subject, dir, seed, acknowledged)));
+    verified.unwrap_or_else(|_| Err(Loss::Unreadable("reading it panicked".to_owned())))
+}
+
+fn open_and_compare(
+    subject: Subject,
+    dir: &Path,
+    seed: u64,
+    acknowledged: u64,
+) -> Result<u64, Loss> {
     match subject {
         Subject::Log => log::verify(dir, seed, acknowledged),
         Subject::Engine(kind) => engine::verify(dir, kind, false, seed, acknowledged),
