@@ -48,11 +48,17 @@ impl Pace {
 
     /// Completes when what is proposed may be stamped: not while this node leads
     /// and its state may lack leases, and time, that leaders before have given.
-    /// The first entry of the term is then about to be applied. Can be cancelled.
+    /// The first entry of the term is then about to be applied. Ends as well when
+    /// consensus is gone: what is proposed is refused then. Can be cancelled.
     pub(super) async fn ready(&self) {
-        while self.leadership.borrow().leads() && !self.holds_all() {
+        while self.must_wait() {
             tokio::time::sleep(READY_INTERVAL).await;
         }
+    }
+
+    fn must_wait(&self) -> bool {
+        let consensus_lives = self.leadership.has_changed().is_ok();
+        consensus_lives && self.leadership.borrow().leads() && !self.holds_all()
     }
 
     fn holds_all(&self) -> bool {
@@ -208,6 +214,10 @@ mod tests {
         let before = LogId { term: 2, index: 1, leader: 1 };
         state.apply(&[(before, Payload::Blank)]).unwrap();
         assert!(tokio::time::timeout(soon, pace.ready()).await.is_err());
+        let (dropped, leadership) = watch::channel(sender.borrow().clone());
+        drop(dropped);
+        let wall = Arc::new(Stopped(Arc::new(AtomicU64::new(HOUR))));
+        Pace::new(wall, leadership, Arc::clone(&state)).ready().await;
         let first = LogId { term: 3, index: 2, leader: 1 };
         state.apply(&[(first, Payload::Blank)]).unwrap();
         pace.ready().await;
