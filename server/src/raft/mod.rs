@@ -37,6 +37,7 @@ mod state_machine;
 mod suite;
 mod transport;
 mod types;
+mod window;
 
 pub(crate) use calls::{CallError, Calls};
 #[cfg(test)]

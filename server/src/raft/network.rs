@@ -1,16 +1,18 @@
 //! The sending half of the peer transport: what consensus asks of its peers.
 //!
-//! Three rules were found by running it without them: the first request is
+//! Four rules were found by running it without them: the first request is
 //! pulled before connecting, because the library's back-off sleeps inside that
 //! pull; few requests are unanswered at a time, because a stream is otherwise
-//! polled into thousands of tiny messages; and a stream may be silent only
-//! while nothing is outstanding.
+//! polled into thousands of tiny messages; a stream may be silent only while
+//! nothing is outstanding; and an answer must not be taken for one to a later
+//! request, see [`Window`](super::window::Window).
 
 use super::convert;
 use super::peers::{PeerChannel, Peers};
 use super::progress::Progress;
 use super::snapshot::{self, SnapshotBody};
 use super::types::{Node, Snapshot, Types, Vote};
+use super::window::Window;
 use futures::{Stream, StreamExt as _};
 use keelstone_proto::peer;
 use keelstone_store::planted::{self, Bug};
@@ -27,11 +29,9 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
-/// Requests that one append stream may have unanswered.
-const APPEND_WINDOW: usize = 4;
 /// How long an append may stay unanswered before its connection is given up. A
 /// follower answers after its disk has, so this allows for a slow one.
 const APPEND_IDLE: Duration = Duration::from_secs(3);
@@ -160,11 +160,11 @@ impl Network {
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
-        let Some(first) = input.next().await else {
+        let window = Arc::new(Window::default());
+        let Some(first) = window.pull(&mut input).await else {
             return Ok(Box::pin(futures::stream::empty()));
         };
-        let window = Arc::new(Semaphore::new(APPEND_WINDOW));
-        let requests = windowed(first, input, Arc::clone(&window), self.address());
+        let requests = outgoing(first, input, Arc::clone(&window), self.address());
         let mut client = self.channel.client();
         let call = async move { client.append(requests).await };
         let messages = self.call(RPCTypes::AppendEntries, APPEND_OPEN, call).await?;
@@ -175,11 +175,11 @@ impl Network {
     }
 }
 
-/// The requests as they go out: the next one only when the window has room.
-fn windowed<S>(
+/// The requests as they go out.
+fn outgoing<S>(
     first: AppendEntriesRequest<Types>,
     input: S,
-    window: Arc<Semaphore>,
+    window: Arc<Window>,
     address: peer::Address,
 ) -> impl Stream<Item = peer::AppendRequest> + Send + 'static
 where
@@ -187,12 +187,9 @@ where
 {
     let state = (Some(first), input, window, address);
     futures::stream::unfold(state, async |(first, mut input, window, address)| {
-        // The permit comes back when the answer does. Taking it first leaves
-        // what is not yet sent with the library, which then sends more at once.
-        window.acquire().await.ok()?.forget();
         let request = match first {
             Some(first) => first,
-            None => input.next().await?,
+            None => window.pull(&mut input).await?,
         };
         let message = convert::append_to_proto(request, address.clone());
         Some((message, (None, input, window, address)))
@@ -203,7 +200,7 @@ where
 struct Responses<'a> {
     network: &'a mut Network,
     messages: tonic::Streaming<peer::AppendResponse>,
-    window: Arc<Semaphore>,
+    window: Arc<Window>,
 }
 
 type AppendItem = Result<StreamAppendResult<Types>, RPCError<Types>>;
@@ -211,32 +208,35 @@ type AppendItem = Result<StreamAppendResult<Types>, RPCError<Types>>;
 impl<'a> Responses<'a> {
     /// The next answer; nothing follows an error.
     async fn next(mut self) -> Option<(AppendItem, Option<Responses<'a>>)> {
+        // The library has dealt with the answer before.
+        self.window.delivered();
         let mut waited_outstanding = false;
-        let message = loop {
-            match tokio::time::timeout(APPEND_IDLE, self.messages.message()).await {
-                Ok(message) => break message,
+        loop {
+            let message = match tokio::time::timeout(APPEND_IDLE, self.messages.message()).await {
+                Ok(message) => message,
                 Err(_elapsed) => {
                     // A request that was already unanswered a full turn ago.
-                    let outstanding = self.window.available_permits() + 1 < APPEND_WINDOW;
+                    let outstanding = self.window.has_unanswered();
                     if outstanding && waited_outstanding {
                         self.network.channel.renew();
                         let error = self.network.timed_out(RPCTypes::AppendEntries, APPEND_IDLE);
                         return Some((Err(error), None));
                     }
                     waited_outstanding = outstanding;
+                    continue;
                 }
-            }
-        };
-        match message {
-            Ok(None) => None,
-            Err(status) => Some((Err(failed(&status)), None)),
-            Ok(Some(response)) => {
-                self.window.add_permits(1);
-                match convert::append_result_from_proto(response) {
-                    Ok(Ok(accepted)) => Some((Ok(Ok(accepted)), Some(self))),
-                    Ok(Err(refused)) => Some((Ok(Err(refused)), None)),
-                    Err(error) => Some((Err(network(&error)), None)),
-                }
+            };
+            let response = match message {
+                Ok(None) => return None,
+                Ok(Some(response)) => response,
+                Err(status) => return Some((Err(failed(&status)), None)),
+            };
+            waited_outstanding = false;
+            match convert::append_result_from_proto(response) {
+                Ok(Ok(accepted)) if !self.window.answered(accepted.as_ref()) => {}
+                Ok(Ok(accepted)) => return Some((Ok(Ok(accepted)), Some(self))),
+                Ok(Err(refused)) => return Some((Ok(Err(refused)), None)),
+                Err(error) => return Some((Err(network(&error)), None)),
             }
         }
     }
