@@ -11,13 +11,25 @@ use std::collections::BTreeMap;
 /// See the module.
 #[derive(Default)]
 pub(super) struct LeaderCompleteness {
-    /// By index: term and fingerprint of what some node knew to be committed.
-    committed: BTreeMap<u64, (u64, u64)>,
+    /// By index: what some node knew to be committed.
+    committed: BTreeMap<u64, Committed>,
     /// By host and life: up to where its committed entries were taken.
     taken: BTreeMap<(u64, u64), u64>,
     /// Leaders that were looked at, by node and term.
     looked: BTreeMap<(u64, u64), ()>,
     inputs: u64,
+}
+
+/// A committed entry.
+struct Committed {
+    /// Its term.
+    term: u64,
+    print: u64,
+    /// The term of the node that first told: it was committed then or before.
+    /// An entry can be older than that by terms: the leader of a term between
+    /// them, which may think that it leads when it starts again, need not have
+    /// it.
+    by: u64,
 }
 
 impl LeaderCompleteness {
@@ -30,9 +42,10 @@ impl LeaderCompleteness {
         }
         let entries = node.entries(*taken, until)?;
         *taken = until;
+        let by = node.now.vote.map_or(0, |vote| vote.term);
         for entry in entries {
-            let print = print(&entry.payload);
-            self.committed.entry(entry.id.index).or_insert((entry.id.term, print));
+            let known = Committed { term: entry.id.term, print: print(&entry.payload), by };
+            self.committed.entry(entry.id.index).or_insert(known);
         }
         Ok(())
     }
@@ -44,13 +57,13 @@ impl LeaderCompleteness {
             .iter()
             .map(|entry| (entry.id.index, (entry.id.term, print(&entry.payload))))
             .collect();
-        for (index, (committed_in, print)) in self.committed.range(from..) {
+        for (index, committed) in self.committed.range(from..) {
             self.inputs += 1;
-            // The entry's term is at most that of its commit.
-            if *committed_in < term && own.get(index) != Some(&(*committed_in, *print)) {
+            let present = own.get(index) == Some(&(committed.term, committed.print));
+            if committed.by < term && !present {
                 return Err(format!(
-                    "node {} leads term {term} without the committed entry {index} of term {committed_in}",
-                    node.node
+                    "node {} leads term {term} without entry {index} of term {}, committed by term {}",
+                    node.node, committed.term, committed.by
                 ));
             }
         }
