@@ -5,14 +5,14 @@
 //! anew.
 
 use super::proposer::{Taken, take};
-use super::waiting::{Answer, Waiting};
+use super::waiting::{Answer, Queue};
 use crate::raft::{Calls, Forwarded, Leadership, Peers, spawn};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Calls that may be on their way at once.
@@ -30,11 +30,11 @@ pub(super) struct Forwarder {
 
 impl Forwarder {
     /// Starts the task that passes on what comes out of `queue`.
-    pub(super) fn start(self, queue: mpsc::Receiver<Waiting>) {
+    pub(super) fn start(self, queue: Queue) {
         spawn(self.run(queue));
     }
 
-    async fn run(self, mut queue: mpsc::Receiver<Waiting>) {
+    async fn run(self, mut queue: Queue) {
         let mut in_flight = FuturesUnordered::new();
         let mut left = None;
         loop {
