@@ -21,6 +21,7 @@ mod context;
 mod convert;
 mod entities;
 mod export;
+mod gather;
 mod kv;
 mod layer;
 mod leases;

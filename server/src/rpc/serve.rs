@@ -5,6 +5,7 @@ use super::config::ConfigService;
 use super::context::{Context, Services};
 use super::entities::EntityService;
 use super::export::ExportService;
+use super::gather::Gathering;
 use super::kv::KvService;
 use super::layer::Guard;
 use super::leases::LeaseService;
@@ -84,7 +85,8 @@ pub async fn serve<L: Listener>(
     };
     let close = CancellationToken::new();
     let incoming = connections(listener, demands, stop.clone(), close.clone());
-    let incoming = ReceiverStream::new(incoming).map(|io| Ok::<_, io::Error>(Incoming(io)));
+    let incoming =
+        ReceiverStream::new(incoming).map(|io| Ok::<_, io::Error>(Incoming(Gathering::new(io))));
     let guard = Guard::new(&limits, metrics);
     let (routes, health) = routes(services, stop.clone())?;
     let health = tokio::spawn(health);
@@ -197,13 +199,13 @@ async fn keep_health(
 
 /// An accepted connection, as tonic wants it: every request on it carries its
 /// [`Caller`].
-struct Incoming<Io>(Connection<Io>);
+struct Incoming<Io>(Gathering<Connection<Io>>);
 
 impl<Io> Connected for Incoming<Io> {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        self.0.caller().clone()
+        self.0.get_ref().caller().clone()
     }
 }
 
