@@ -80,9 +80,9 @@ pub fn main() -> ExitCode {
     // The one process-wide choice of a TLS library; a second call would be a
     // mistake of ours and is harmless.
     rustls::crypto::ring::default_provider().install_default().ok();
-    // Two threads would be enough for two cores if nothing ever blocked one; a
-    // slow disk can.
-    let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4));
+    // More threads than cores cost a tenth of the throughput. What may block
+    // goes elsewhere (see `raft::offload`); one more than one for what forgets to.
+    let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let runtime = match runtime {
