@@ -49,7 +49,7 @@ impl StateMachine {
         self.spoil(&mut ready)?;
         let begun = std::time::Instant::now();
         let metrics = Arc::clone(self.progress.metrics());
-        let applied = if ready.bytes >= APPLY_BYTES_LONG {
+        let applied = if ready.bytes >= APPLY_BYTES_LONG || self.state.is_behind() {
             super::offload::in_place(|| self.state.apply(&ready.entries))
         } else {
             self.state.apply(&ready.entries)

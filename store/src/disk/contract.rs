@@ -43,9 +43,15 @@ fn open(kind: EngineKind, dir: &Path) -> Arc<dyn Engine> {
     open_engine(kind, dir, &EngineOptions::default()).expect("the engine opens")
 }
 
-fn with_engine(kind: EngineKind, test: impl FnOnce(&dyn Engine)) {
-    let dir = tempfile::tempdir().unwrap();
-    test(open(kind, &dir.path().join("engine")).as_ref());
+/// Runs a test with everything in the write buffer, and with one that is full
+/// after every few batches.
+fn with_engine(kind: EngineKind, test: impl Fn(&dyn Engine)) {
+    for write_buffer_bytes in [EngineOptions::default().write_buffer_bytes, 1024] {
+        let options = EngineOptions { write_buffer_bytes, ..EngineOptions::default() };
+        let dir = tempfile::tempdir().unwrap();
+        let engine = open_engine(kind, &dir.path().join("engine"), &options);
+        test(engine.expect("the engine opens").as_ref());
+    }
 }
 
 fn put(engine: &dyn Engine, rows: &[(Table, &str, &str)]) {

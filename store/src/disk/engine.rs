@@ -153,6 +153,11 @@ pub trait Engine: Send + Sync {
     /// stop.
     fn commit(&self, batch: WriteBatch) -> Result<(), EngineError>;
 
+    /// Whether a commit would have to wait for the disk now.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     /// Makes everything committed so far durable.
     ///
     /// # Errors

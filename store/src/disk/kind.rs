@@ -1,5 +1,6 @@
 //! Which engines there are, and how one is opened.
 
+use super::buffered::{Buffered, Flushing};
 use super::checked::Checked;
 use super::engine::{Engine, EngineError};
 use super::memory::MemoryEngine;
@@ -68,10 +69,9 @@ impl FromStr for EngineKind {
 pub struct EngineOptions {
     /// Bytes of memory for blocks that were read.
     pub cache_bytes: u64,
-    /// Bytes that are gathered in memory, for each of the large tables, before
-    /// they are written as a sorted file. Only fjall has such buffers; it
-    /// remembers the size that an engine was created with.
-    pub write_buffer_bytes: u64,
+    /// Bytes of memory in which batches are gathered before they are written as
+    /// one; up to four times as much when the disk is slow.
+    pub write_buffer_bytes: usize,
     /// Whether sled's own flush is taken for durable, which it is not: the
     /// power-cut test sets it to show that it finds such a loss.
     #[doc(hidden)]
@@ -88,7 +88,8 @@ impl Default for EngineOptions {
     }
 }
 
-/// Opens or creates an engine in `dir`, under the layer that checks rows.
+/// Opens or creates an engine in `dir`, under the layer that checks rows and a
+/// write buffer.
 ///
 /// # Errors
 ///
@@ -112,5 +113,6 @@ pub fn open_engine(
             return Err(EngineError::Engine(detail));
         }
     };
-    Ok(Arc::new(Checked::open(engine)?))
+    let checked = Box::new(Checked::open(engine)?);
+    Ok(Arc::new(Buffered::new(checked, options.write_buffer_bytes, Flushing::Beside)?))
 }

@@ -6,6 +6,7 @@
 //! effects. A state that is behind is brought up to date from the log; a state
 //! that is lost or unreadable is rebuilt from the log or from a peer.
 
+mod buffered;
 mod checked;
 #[cfg(test)]
 mod contract;
@@ -18,10 +19,12 @@ mod kind;
 pub mod log;
 mod log_id;
 mod memory;
+mod priority;
 #[cfg(feature = "sled")]
 mod sled;
 pub mod storage;
 
+pub(crate) use buffered::{Buffered, Flushing};
 pub use checked::Checked;
 pub use engine::{Engine, EngineError, EngineView, ROW_SPARE_BYTES, Rows, Table, WriteBatch};
 pub use kind::{EngineKind, EngineOptions, UnknownEngine, open_engine};

@@ -7,7 +7,8 @@
 
 use super::error::OpenError;
 use crate::disk::{
-    Checked, Engine, EngineError, EngineKind, EngineOptions, MemoryDisk, open_engine,
+    Buffered, Checked, Engine, EngineError, EngineKind, EngineOptions, Flushing, MemoryDisk,
+    open_engine,
 };
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -55,12 +56,12 @@ impl Home {
                 for name in disk.names().iter().filter(|name| **name != engine_name(number)) {
                     disk.remove(name);
                 }
-                let engine = Checked::open(Box::new(disk.engine(&engine_name(number))))
-                    .map_err(|error| unreadable(&error))?;
+                let engine =
+                    in_memory(disk, &engine_name(number)).map_err(|error| unreadable(&error))?;
                 if is_new {
                     disk.switch(&engine_name(number));
                 }
-                Ok((number, Arc::new(engine)))
+                Ok((number, engine))
             }
         }
     }
@@ -92,7 +93,7 @@ impl Home {
             }
             Self::Memory(disk) => {
                 disk.remove(&name);
-                Ok(Arc::new(Checked::open(Box::new(disk.engine(&name)))?))
+                in_memory(disk, &name)
             }
         }
     }
@@ -131,6 +132,15 @@ impl Home {
             }
         }
     }
+}
+
+/// Bytes of the write buffer before an engine in memory: small, so that
+/// simulations see many of them written.
+const MEMORY_BUFFER_BYTES: usize = 64 * 1024;
+
+fn in_memory(disk: &MemoryDisk, name: &str) -> Result<Arc<dyn Engine>, EngineError> {
+    let checked = Box::new(Checked::open(Box::new(disk.engine(name)))?);
+    Ok(Arc::new(Buffered::new(checked, MEMORY_BUFFER_BYTES, Flushing::Within)?))
 }
 
 fn unreadable(error: &dyn std::fmt::Display) -> OpenError {

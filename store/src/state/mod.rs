@@ -238,8 +238,9 @@ impl State {
                 batch = commit::rows_of(&view, &transition)?;
             }
         }
+        let latest: Vec<_> = latest_of(&batch).collect();
         self.commit(&writer, batch, &transition.head, &applied)?;
-        writer.recent.note(&transition.writes);
+        writer.recent.note(latest)?;
         let Transition { head, events, replies, .. } = transition;
         Ok(AppliedEntry { replies, events, head })
     }
@@ -303,6 +304,11 @@ impl State {
         Ok(applied)
     }
 
+    /// Whether [`apply`](State::apply) would have to wait for the disk.
+    pub fn is_behind(&self) -> bool {
+        self.engine().is_behind()
+    }
+
     /// About how many bytes of disk the state takes.
     ///
     /// # Errors
@@ -323,6 +329,12 @@ impl State {
     pub fn engine_name(&self) -> &'static str {
         self.engine().name()
     }
+}
+
+/// The rows of `Latest` in a batch.
+fn latest_of(batch: &WriteBatch) -> impl Iterator<Item = (crate::Key, Option<Bytes>)> {
+    let latest = batch.rows.iter().filter(|(table, ..)| *table == Table::Latest);
+    latest.map(|(_, key, row)| (crate::Key(key.clone()), row.clone()))
 }
 
 /// Adds the head and the applied position to a batch.

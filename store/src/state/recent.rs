@@ -7,14 +7,16 @@
 //! list, nothing that depends on what readers do, so that it is the same for
 //! all replicas that applied the same entries since they started.
 
+use super::rows::parse_record;
 use super::{StateError, StateView};
-use crate::machine::{Head, Lease, Record, Remembered, Session, View, Write};
+use crate::disk::Table;
+use crate::machine::{Head, Lease, Record, Remembered, Session, View};
 use crate::{Key, KeyRange, LeaseId, Revision, SessionId};
 use bytes::Bytes;
 
 /// Bytes of keys and values in one generation.
 const GENERATION_BYTES: usize = 4 * 1024 * 1024;
-/// Larger values are left to the engine: copying them costs what it saves.
+/// Larger values are left to the engine: a few of them would push out all else.
 const VALUE_BYTES_MAX: usize = 64 * 1024;
 /// What an entry takes besides key and value.
 const ENTRY_BYTES: usize = 160;
@@ -53,32 +55,31 @@ impl Recent {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
-    /// Takes over what was written. To be called when the engine has it.
-    pub(super) fn note(&mut self, writes: &[Write]) {
-        for write in writes {
-            match write {
-                Write::Put { key, record, .. } if record.value.len() <= VALUE_BYTES_MAX => {
-                    // Copies: both are slices of a log entry, all of which would
-                    // stay in memory.
-                    let value = Bytes::copy_from_slice(&record.value);
-                    self.insert(key, Some(Record { value, ..record.clone() }));
-                }
-                Write::Put { key, .. } => self.forget(key),
-                Write::Delete { key, .. } => self.insert(key, None),
-                _ => {}
+    /// Takes over what was written: rows of `Latest`, whose memory is shared with
+    /// the engine's buffer. To be called when the engine has them.
+    pub(super) fn note(
+        &mut self,
+        rows: impl IntoIterator<Item = (Key, Option<Bytes>)>,
+    ) -> Result<(), StateError> {
+        for (key, row) in rows {
+            let record = row.map(|row| parse_record(Table::Latest, row)).transpose()?;
+            match record {
+                Some(record) if record.value.len() > VALUE_BYTES_MAX => self.forget(&key),
+                record => self.insert(key, record),
             }
         }
+        Ok(())
     }
 
-    fn insert(&mut self, key: &Key, record: Option<Record>) {
+    fn insert(&mut self, key: Key, record: Option<Record>) {
         let value_bytes = record.as_ref().map_or(0, |record| record.value.len());
-        if let Some(slot) = self.young.get_mut(key) {
+        if let Some(slot) = self.young.get_mut(&key) {
             let before = slot.as_ref().map_or(0, |record| record.value.len());
             self.young_bytes = self.young_bytes - before + value_bytes;
             *slot = record;
         } else {
             self.young_bytes += ENTRY_BYTES + key.as_bytes().len() + value_bytes;
-            self.young.insert(Key(Bytes::copy_from_slice(key.as_bytes())), record);
+            self.young.insert(key, record);
         }
         if self.young_bytes > self.generation_bytes {
             self.old = std::mem::take(&mut self.young);
@@ -155,13 +156,14 @@ impl View for Remembering<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rows::record_row;
     use super::*;
 
     fn key(name: &str) -> Key {
         Key(Bytes::copy_from_slice(name.as_bytes()))
     }
 
-    fn put(name: &str, version: u64, bytes: usize) -> Write {
+    fn put(name: &str, version: u64, bytes: usize) -> (Key, Option<Bytes>) {
         let record = Record {
             value: vec![7; bytes].into(),
             created: Revision::new(2),
@@ -169,7 +171,7 @@ mod tests {
             version,
             lease: LeaseId::NONE,
         };
-        Write::Put { key: key(name), record, previous: None }
+        (key(name), Some(record_row(&record)))
     }
 
     /// The version that is known; 0 if the key is known to be deleted.
@@ -180,9 +182,9 @@ mod tests {
     #[test]
     fn the_newest_record_is_found_in_either_generation() {
         let mut recent = Recent::new(1000);
-        recent.note(&[put("a", 1, 100), put("b", 1, 100)]);
+        recent.note([put("a", 1, 100), put("b", 1, 100)]).unwrap();
         // Fills the generation: `a` and `b` are in the older one then.
-        recent.note(&[put("c", 1, 600), put("a", 2, 10)]);
+        recent.note([put("c", 1, 600), put("a", 2, 10)]).unwrap();
         assert!(!recent.old.is_empty());
         assert_eq!(version(&recent, "a"), Some(2));
         assert_eq!(version(&recent, "b"), Some(1));
@@ -191,11 +193,10 @@ mod tests {
     #[test]
     fn what_was_written_last_hides_what_was_known() {
         let mut recent = Recent::new(1_000_000);
-        recent.note(&[put("a", 1, 100)]);
-        let previous = record_of(&put("a", 1, 100));
-        recent.note(&[Write::Delete { key: key("a"), previous, revision: Revision::new(3) }]);
+        recent.note([put("a", 1, 100)]).unwrap();
+        recent.note([(key("a"), None)]).unwrap();
         assert_eq!(version(&recent, "a"), Some(0));
-        recent.note(&[put("a", 1, 100), put("a", 2, VALUE_BYTES_MAX + 1)]);
+        recent.note([put("a", 1, 100), put("a", 2, VALUE_BYTES_MAX + 1)]).unwrap();
         assert_eq!(version(&recent, "a"), None, "too large: the engine has to be asked");
         assert_eq!(recent.young_bytes, 0);
     }
@@ -204,19 +205,12 @@ mod tests {
     fn memory_is_bounded() {
         let mut recent = Recent::new(10_000);
         for index in 0..1000 {
-            recent.note(&[put(&format!("key-{index}"), 1, 100)]);
+            recent.note([put(&format!("key-{index}"), 1, 100)]).unwrap();
         }
         assert!(recent.young.len() + recent.old.len() <= 2 * 10_000 / 260);
         assert_eq!(version(&recent, "key-999"), Some(1));
         assert_eq!(version(&recent, "key-0"), None);
         recent.clear();
         assert_eq!(version(&recent, "key-999"), None);
-    }
-
-    fn record_of(write: &Write) -> Record {
-        match write {
-            Write::Put { record, .. } => record.clone(),
-            _ => panic!("not a put"),
-        }
     }
 }
