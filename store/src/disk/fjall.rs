@@ -32,12 +32,15 @@ const MERGE_FROM: u8 = 8;
 const BLOB_BYTES_MIN: u32 = 4096;
 /// Open files that fjall keeps at most.
 const CACHED_FILES: usize = 256;
-/// Files that may wait to be merged: a read looks into each of them.
-const UNMERGED_MAX: usize = 24;
-/// How often it is looked whether there are fewer, and how often at most: ten
-/// minutes, after which something is wrong.
+/// Files that may pile up before commits are slowed down: a read looks into
+/// each of them.
+const UNMERGED_SLOW: usize = 24;
+/// And before something has to be wrong.
+const UNMERGED_MAX: usize = 256;
+/// How often it is looked whether there are fewer, and how often before one
+/// commit: five seconds. Then it goes on, which wakes the threads that merge.
 const UNMERGED_WAIT: Duration = Duration::from_millis(10);
-const UNMERGED_WAITS_MAX: usize = 60_000;
+const UNMERGED_WAITS_MAX: usize = 500;
 
 /// An engine over a directory that fjall owns.
 pub(super) struct FjallEngine {
@@ -71,15 +74,36 @@ impl FjallEngine {
         Ok(Self { database, keyspace, dir: dir.to_owned() })
     }
 
-    /// Waits until merging has caught up somewhat, so that reads stay fast.
+    /// Waits a while for merging to catch up, so that reads stay fast. Fails if
+    /// it never will.
     fn wait_for_merges(&self) -> Result<(), EngineError> {
         for _ in 0..UNMERGED_WAITS_MAX {
-            if self.keyspace.l0_table_count() < UNMERGED_MAX {
+            // Taking in a file does not ask whether fjall has failed; this does.
+            self.database.persist(PersistMode::Buffer).map_err(failed)?;
+            if self.keyspace.l0_table_count() < UNMERGED_SLOW {
                 return Ok(());
             }
             std::thread::sleep(UNMERGED_WAIT);
         }
-        Err(EngineError::Engine("fjall has not merged its files for ten minutes".to_owned()))
+        let files = self.keyspace.l0_table_count();
+        if files >= UNMERGED_MAX {
+            let detail = format!("fjall has {files} files to merge and merges none");
+            return Err(EngineError::Engine(detail));
+        }
+        Ok(())
+    }
+
+    /// Syncs the directories that fjall leaves out.
+    fn sync_dirs(&self) -> std::io::Result<()> {
+        let keyspace = self.keyspace.path();
+        let inner = std::fs::read_dir(keyspace)?.map(|entry| Ok(entry?.path()));
+        let inner: Vec<PathBuf> = inner.collect::<std::io::Result<_>>()?;
+        let inner = inner.iter().map(PathBuf::as_path).filter(|path| path.is_dir());
+        let outer = [Some(keyspace), keyspace.parent(), Some(self.dir.as_path())];
+        for dir in inner.chain(outer.into_iter().flatten()) {
+            std::fs::File::open(dir)?.sync_all()?;
+        }
+        Ok(())
     }
 }
 
@@ -129,8 +153,7 @@ impl Engine for FjallEngine {
 
     fn checkpoint(&self) -> Result<(), EngineError> {
         self.database.persist(PersistMode::SyncAll).map_err(failed)?;
-        std::fs::File::open(&self.dir)?.sync_all()?;
-        Ok(())
+        Ok(self.sync_dirs()?)
     }
 
     fn size_bytes(&self) -> Result<u64, EngineError> {

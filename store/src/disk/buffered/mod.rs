@@ -26,7 +26,7 @@ use bytes::Bytes;
 use run::Run;
 pub(super) use run::sort;
 use std::ops::Bound;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// The thread that writes buffers to the engine.
@@ -135,6 +135,7 @@ impl Buffered {
                 let shared = Arc::clone(&shared);
                 let run = move || {
                     super::priority::lower(NICE);
+                    let _told = TellOfPanic(&shared);
                     shared.run();
                 };
                 Some(std::thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(run)?)
@@ -176,6 +177,10 @@ impl Shared {
         layers.bytes() >= 2 * self.buffer_bytes
     }
 
+    fn is_nearly_full(&self, layers: &Layers) -> bool {
+        layers.bytes() >= self.buffer_bytes + self.buffer_bytes / 2
+    }
+
     fn is_due(&self, layers: &Layers) -> bool {
         layers.bytes() >= self.buffer_bytes || layers.flushed < layers.wanted
     }
@@ -203,6 +208,10 @@ impl Shared {
         &'a self,
         mut layers: MutexGuard<'a, Layers>,
     ) -> Result<MutexGuard<'a, Layers>, EngineError> {
+        // Only where several threads flush from within: one at a time.
+        while !layers.leaving.is_empty() && layers.failed.is_none() {
+            layers = self.wait(layers);
+        }
         layers.check()?;
         let upto = layers.committed;
         layers.leaving = std::mem::take(&mut layers.runs);
@@ -224,6 +233,19 @@ impl Shared {
         };
         self.changed.notify_all();
         written.map(|()| layers)
+    }
+}
+
+/// Tells those who wait when the thread panics: they would wait for ever.
+struct TellOfPanic<'a>(&'a Shared);
+
+impl Drop for TellOfPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut layers = self.0.layers.lock().unwrap_or_else(PoisonError::into_inner);
+            layers.failed = Some("the thread that writes the state's buffers panicked".to_owned());
+            self.0.changed.notify_all();
+        }
     }
 }
 
@@ -268,7 +290,8 @@ impl Engine for Buffered {
     }
 
     fn is_behind(&self) -> bool {
-        self.flusher.is_some() && self.shared.is_full(&self.shared.lock())
+        // Early: what is about to be committed counts too.
+        self.flusher.is_some() && self.shared.is_nearly_full(&self.shared.lock())
     }
 
     fn checkpoint(&self) -> Result<(), EngineError> {

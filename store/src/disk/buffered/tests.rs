@@ -1,3 +1,5 @@
+//! What the buffer promises, over engines that wait, fail and panic.
+
 use super::*;
 use crate::disk::MemoryEngine;
 use proptest::prelude::*;
@@ -6,7 +8,8 @@ use std::sync::mpsc;
 
 const ALL: (Bound<Bytes>, Bound<Bytes>) = (Bound::Unbounded, Bound::Unbounded);
 
-/// An engine in memory whose commits wait for a word each, and fail at "no".
+/// An engine in memory whose commits wait for a word each, fail at "no", and
+/// panic when there are no more words to come.
 struct Gated {
     memory: MemoryEngine,
     words: Mutex<mpsc::Receiver<bool>>,
@@ -19,7 +22,7 @@ impl Engine for Gated {
 
     fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
         let word = self.words.lock().unwrap().recv();
-        if word != Ok(true) {
+        if !word.expect("a word") {
             return Err(EngineError::Engine("the disk is gone".to_owned()));
         }
         self.memory.commit(batch)
@@ -73,6 +76,10 @@ fn commits_wait_only_for_a_disk_that_is_two_buffers_behind() {
     }
     assert!(buffered.is_behind());
     assert_eq!(number_in(memory.view().unwrap().as_ref()), None, "the disk has nothing yet");
+    while !buffered.shared.is_full(&buffered.shared.lock()) {
+        number += 1;
+        buffered.commit(batch(number, 1000)).unwrap();
+    }
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| buffered.commit(batch(number + 1, 1000)));
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -99,6 +106,16 @@ fn a_failed_disk_fails_all_that_follows() {
     assert!(buffered.view().is_err_and(|error| is_told(&error)));
     drop(buffered);
     assert_eq!(number_in(memory.view().unwrap().as_ref()), None);
+}
+
+#[test]
+fn a_panic_below_fails_those_who_wait() {
+    let (buffered, _memory, say) = gated(1 << 20);
+    buffered.commit(batch(1, 10)).unwrap();
+    drop(say);
+    let is_told = |error: &EngineError| error.to_string().contains("panicked");
+    assert!(buffered.checkpoint().is_err_and(|error| is_told(&error)));
+    assert!(buffered.commit(batch(2, 10)).is_err_and(|error| is_told(&error)));
 }
 
 #[test]
