@@ -192,7 +192,7 @@ fn copy_content(from: &Path, to: &Path) {
 
 const BATCHES: u32 = 120;
 
-/// Small write buffers, so that there are tables and blobs besides the journal.
+/// Small write buffers, so that there are several files, and blobs.
 fn options() -> EngineOptions {
     EngineOptions { write_buffer_bytes: 64 * 1024, ..EngineOptions::default() }
 }
