@@ -12,7 +12,7 @@ use super::peers::{PeerChannel, Peers};
 use super::progress::Progress;
 use super::snapshot::{self, SnapshotBody};
 use super::types::{Node, Snapshot, Types, Vote};
-use super::window::Window;
+use super::window::{Taken, Window};
 use futures::{Stream, StreamExt as _};
 use keelstone_proto::peer;
 use keelstone_store::planted::{self, Bug};
@@ -160,11 +160,11 @@ impl Network {
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
-        let window = Arc::new(Window::default());
+        let window = Taken(Arc::default());
         let Some(first) = window.pull(&mut input).await else {
             return Ok(Box::pin(futures::stream::empty()));
         };
-        let requests = outgoing(first, input, Arc::clone(&window), self.address());
+        let requests = outgoing(first, input, Arc::clone(&window.0), self.address());
         let mut client = self.channel.client();
         let call = async move { client.append(requests).await };
         let messages = self.call(RPCTypes::AppendEntries, APPEND_OPEN, call).await?;
@@ -200,7 +200,7 @@ where
 struct Responses<'a> {
     network: &'a mut Network,
     messages: tonic::Streaming<peer::AppendResponse>,
-    window: Arc<Window>,
+    window: Taken,
 }
 
 type AppendItem = Result<StreamAppendResult<Types>, RPCError<Types>>;

@@ -4,7 +4,8 @@ use super::types::{LogId, Types};
 use futures::{Stream, StreamExt as _};
 use openraft::raft::AppendEntriesRequest;
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 /// Requests that one append stream may have unanswered.
@@ -36,7 +37,9 @@ struct State {
     unanswered: VecDeque<Option<LogId>>,
     /// The library is dealing with an answer.
     delivering: bool,
-    /// Waits for room.
+    /// Nobody waits for answers any more.
+    closed: bool,
+    /// Waits for room or for a request.
     puller: Option<Waker>,
 }
 
@@ -45,16 +48,21 @@ impl Window {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The library's next request, once there is room for it. The library notes
-    /// its time in the moment in which this takes it.
+    /// The library's next request, once there is room for it; none after the
+    /// window was closed. The library notes its time in the moment in which this
+    /// takes it.
     pub(super) async fn pull<S>(&self, input: &mut S) -> Option<AppendEntriesRequest<Types>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + Unpin,
     {
         std::future::poll_fn(|context| {
             let mut state = self.lock();
+            if state.closed {
+                return Poll::Ready(None);
+            }
+            // For room, and for the end, which may come while the input is silent.
+            state.puller = Some(context.waker().clone());
             if state.delivering || state.unanswered.len() >= UNANSWERED_MAX {
-                state.puller = Some(context.waker().clone());
                 return Poll::Pending;
             }
             let request = std::task::ready!(input.poll_next_unpin(context));
@@ -65,6 +73,13 @@ impl Window {
             Poll::Ready(request)
         })
         .await
+    }
+
+    /// Ends the requests, whatever they wait for: nobody takes the answers.
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.wake();
     }
 
     /// Whether an answer is awaited.
@@ -90,6 +105,25 @@ impl Window {
         let mut state = self.lock();
         state.delivering = false;
         state.wake();
+    }
+}
+
+/// Held by who takes the answers. Its end is the end of the requests: the
+/// connection keeps a request's body after its answers were given up, and a body
+/// that waited for room would keep the library's reader of the log with it.
+pub(super) struct Taken(pub(super) Arc<Window>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Deref for Taken {
+    type Target = Window;
+
+    fn deref(&self) -> &Window {
+        &self.0
     }
 }
 
@@ -154,6 +188,36 @@ mod tests {
         assert!(futures::poll!(&mut pulling).is_pending());
         window.delivered();
         assert!(pulling.await.is_some());
+    }
+
+    #[tokio::test]
+    async fn requests_end_with_their_answers() {
+        let full = Arc::new(Window::default());
+        let mut input = stream::iter([1, 2, 3, 4, 5].map(request)).chain(stream::pending());
+        while full.pull(&mut input).now_or_never().is_some() {}
+        let mut pulling = Box::pin(full.pull(&mut input));
+        assert!(futures::poll!(&mut pulling).is_pending());
+        drop(Taken(Arc::clone(&full)));
+        assert!(pulling.await.is_none());
+
+        let delivering = Arc::new(Window::default());
+        let mut input = requests(&[35, 36]);
+        delivering.pull(&mut input).await.unwrap();
+        assert!(delivering.answered(id(35).as_ref()));
+        drop(Taken(Arc::clone(&delivering)));
+        assert!(delivering.pull(&mut input).await.is_none(), "there is a request, for nobody");
+    }
+
+    #[tokio::test]
+    async fn requests_end_with_their_answers_while_there_are_none() {
+        let window = Arc::new(Window::default());
+        let pulled = tokio::spawn({
+            let window = Arc::clone(&window);
+            async move { window.pull(&mut stream::pending()).await.is_none() }
+        });
+        tokio::task::yield_now().await;
+        drop(Taken(window));
+        assert!(pulled.await.unwrap());
     }
 
     #[tokio::test]
