@@ -107,6 +107,7 @@ fn main() {
 fn compare(options: &Options) {
     let kinds = &options.kinds;
     let loads = [
+        Load { value_bytes: 256, keys: 10_000, entries: 4_000 * options.scale },
         Load { value_bytes: 512, keys: 50_000, entries: 2_000 * options.scale },
         Load { value_bytes: 2_048, keys: 20_000, entries: 1_000 * options.scale },
         Load { value_bytes: 48 * 1024, keys: 1_000, entries: 64 * options.scale },

@@ -10,22 +10,31 @@
 //! It does not notice an engine that goes back as a whole to an earlier batch:
 //! whether that is too early is told by the applied position and the log.
 
-use super::engine::{Engine, EngineError, EngineView, Rows, Table, WriteBatch};
+use super::batch::WriteBatch;
+use super::engine::{Engine, EngineError, EngineView, Rows, Table};
 use crate::planted::{self, Bug};
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
-const CRC_BYTES: usize = super::engine::ROW_SPARE_BYTES;
+const CRC_BYTES: usize = 4;
 /// The key of each table's stamp. Keys of nothing but zeros, the empty one among
 /// them, are stored two zeros longer, which keeps the order and leaves this one
 /// free.
 const STAMP_KEY: &[u8] = &[0];
 const ZEROS_ADDED: usize = 2;
 
+/// What a row's key is stored behind.
+fn stored_behind(key: &[u8]) -> &'static [u8] {
+    if key.iter().any(|byte| *byte != 0) { &[] } else { &[0; ZEROS_ADDED] }
+}
+
 /// A row's key as it is stored.
 fn stored(key: Bytes) -> Bytes {
-    if key.iter().any(|byte| *byte != 0) { key } else { vec![0; key.len() + ZEROS_ADDED].into() }
+    match stored_behind(&key) {
+        [] => key,
+        zeros => [zeros, &key].concat().into(),
+    }
 }
 
 /// The row's key that is stored so.
@@ -94,7 +103,7 @@ impl Engine for Checked {
         Ok(Arc::new(CheckedView { view: self.engine.view()? }))
     }
 
-    fn commit(&self, mut batch: WriteBatch) -> Result<(), EngineError> {
+    fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -103,21 +112,27 @@ impl Engine for Checked {
         let mut next = *stamps;
         let number = next[usize::from(Table::Meta.number())] + 1;
         next[usize::from(Table::Meta.number())] = number;
-        for (table, key, value) in &mut batch.rows {
-            *key = stored(std::mem::take(key));
+        let rows = batch.len() + Table::ALL.len();
+        let mut sealed = WriteBatch::with_capacity(rows, batch.bytes() + rows * SEAL_BYTES_MAX);
+        for row in batch.rows() {
+            let table = row.table();
             next[usize::from(table.number())] = number;
-            if let Some(value) = value {
-                *value = seal(*table, key, std::mem::take(value));
+            match row.value {
+                Some(value) => put_sealed(&mut sealed, table, stored_parts(row.key()), value),
+                None => {
+                    sealed.delete_with(table, |stored| put_key(stored, stored_parts(row.key())))
+                }
             }
         }
+        drop(batch);
         for table in Table::ALL.into_iter().filter(|table| *table != Table::Meta) {
             if next[usize::from(table.number())] == number {
-                batch.rows.push(stamp_row(table, &number.to_le_bytes()));
+                put_sealed(&mut sealed, table, STAMP, &number.to_le_bytes());
             }
         }
         let all: Vec<u8> = next.iter().flat_map(|stamp| stamp.to_le_bytes()).collect();
-        batch.rows.push(stamp_row(Table::Meta, &all));
-        self.engine.commit(batch)?;
+        put_sealed(&mut sealed, Table::Meta, STAMP, &all);
+        self.engine.commit(sealed)?;
         *stamps = next;
         Ok(())
     }
@@ -135,28 +150,40 @@ impl Engine for Checked {
     }
 }
 
-fn stamp_row(table: Table, value: &[u8]) -> (Table, Bytes, Option<Bytes>) {
-    let sealed = seal(table, STAMP_KEY, Bytes::copy_from_slice(value));
-    (table, Bytes::from_static(STAMP_KEY), Some(sealed))
+/// What a row takes besides its key and value, at most.
+const SEAL_BYTES_MAX: usize = CRC_BYTES + ZEROS_ADDED + 1;
+
+/// The key of a stamp, stored as it is.
+const STAMP: Parts<'static> = [&[], STAMP_KEY];
+
+/// A key in two parts.
+type Parts<'a> = [&'a [u8]; 2];
+
+fn stored_parts(key: &[u8]) -> Parts<'_> {
+    [stored_behind(key), key]
 }
 
-fn crc(table: Table, key: &[u8], value: &[u8]) -> u32 {
+fn put_sealed(sealed: &mut WriteBatch, table: Table, key: Parts<'_>, value: &[u8]) {
+    let crc = crc(table, key, value);
+    let put_value = |row: &mut Vec<u8>| {
+        row.extend_from_slice(value);
+        row.put_u32_le(crc);
+    };
+    sealed.put_with(table, |row| put_key(row, key), put_value);
+}
+
+fn put_key(row: &mut Vec<u8>, key: Parts<'_>) {
+    for part in key {
+        row.extend_from_slice(part);
+    }
+}
+
+fn crc(table: Table, key: Parts<'_>, value: &[u8]) -> u32 {
     // The key's length keeps (ab, c) and (a, bc) apart.
-    let length = u32::try_from(key.len()).expect("a row's key is far below 4 GiB").to_le_bytes();
+    let length = u32::try_from(key[0].len() + key[1].len());
+    let length = length.expect("a row's key is far below 4 GiB").to_le_bytes();
     let crc = crc32c::crc32c(&[table.number(), length[0], length[1], length[2], length[3]]);
-    crc32c::crc32c_append(crc32c::crc32c_append(crc, key), value)
-}
-
-/// Appends the checksum, in place if the value has room and no other owner.
-fn seal(table: Table, key: &[u8], value: Bytes) -> Bytes {
-    let crc = crc(table, key, &value);
-    let mut sealed = value.try_into_mut().unwrap_or_else(|shared| {
-        let mut copy = BytesMut::with_capacity(shared.len() + CRC_BYTES);
-        copy.put_slice(&shared);
-        copy
-    });
-    sealed.put_u32_le(crc);
-    sealed.freeze()
+    [key[0], key[1], value].iter().fold(crc, |crc, part| crc32c::crc32c_append(crc, part))
 }
 
 /// Verifies and takes off the checksum.
@@ -165,7 +192,7 @@ fn unseal(table: Table, key: &[u8], mut sealed: Bytes) -> Result<Bytes, EngineEr
     let value_bytes =
         sealed.len().checked_sub(CRC_BYTES).ok_or_else(|| damaged("it has no checksum"))?;
     let stored = sealed.split_off(value_bytes);
-    let sound = stored.as_ref() == crc(table, key, &sealed).to_le_bytes();
+    let sound = stored.as_ref() == crc(table, [&[], key], &sealed).to_le_bytes();
     if !sound && !planted::is(Bug::AcceptBadChecksum) {
         return Err(damaged("its checksum does not match"));
     }

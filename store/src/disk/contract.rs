@@ -57,7 +57,7 @@ fn with_engine(kind: EngineKind, test: impl Fn(&dyn Engine)) {
 fn put(engine: &dyn Engine, rows: &[(Table, &str, &str)]) {
     let mut batch = WriteBatch::default();
     for (table, key, value) in rows {
-        batch.put(*table, key.as_bytes().to_vec(), value.as_bytes().to_vec());
+        batch.put(*table, key.as_bytes(), value.as_bytes());
     }
     engine.commit(batch).unwrap();
 }
@@ -191,9 +191,9 @@ fn views_are_consistent_while_batches_are_committed(kind: EngineKind) {
             let table = if row.is_multiple_of(2) { Table::Latest } else { Table::Past };
             // Some rows come and go.
             if row.is_multiple_of(7) && number.is_multiple_of(2) {
-                batch.delete(table, row.to_be_bytes().to_vec());
+                batch.delete(table, row.to_be_bytes());
             } else {
-                batch.put(table, row.to_be_bytes().to_vec(), number.to_be_bytes().to_vec());
+                batch.put(table, row.to_be_bytes(), number.to_be_bytes());
             }
         }
         engine.commit(batch).unwrap();
@@ -351,12 +351,13 @@ fn run_steps(engine: &dyn Engine, steps: &[Step]) {
             Step::Commit(rows) => {
                 let mut batch = WriteBatch::default();
                 for (table, key, value) in rows {
-                    let row = Bytes::from(vec![*key]);
-                    batch.rows.push((TABLES[*table], row, value.map(|value| vec![value].into())));
-                    match value {
-                        Some(value) => model.insert((*table, *key), *value),
-                        None => model.remove(&(*table, *key)),
-                    };
+                    if let Some(value) = value {
+                        batch.put(TABLES[*table], [*key], [*value]);
+                        model.insert((*table, *key), *value);
+                    } else {
+                        batch.delete(TABLES[*table], [*key]);
+                        model.remove(&(*table, *key));
+                    }
                 }
                 engine.commit(batch).unwrap();
             }

@@ -90,12 +90,12 @@ const NUMBER: &[u8] = b"number";
 fn batch(number: u32) -> WriteBatch {
     let mut batch = WriteBatch::default();
     let fill = |bytes: usize| Bytes::from(vec![number.to_le_bytes()[0]; bytes]);
-    batch.put(Table::Meta, NUMBER, number.to_be_bytes().to_vec());
-    batch.put(Table::Latest, (number % 13).to_be_bytes().to_vec(), fill(200));
+    batch.put(Table::Meta, NUMBER, number.to_be_bytes());
+    batch.put(Table::Latest, (number % 13).to_be_bytes(), fill(200));
     let bytes = if number.is_multiple_of(5) { 20_000 } else { 300 };
-    batch.put(Table::Past, number.to_be_bytes().to_vec(), fill(bytes));
+    batch.put(Table::Past, number.to_be_bytes(), fill(bytes));
     if number > 20 {
-        batch.delete(Table::Past, (number - 20).to_be_bytes().to_vec());
+        batch.delete(Table::Past, (number - 20).to_be_bytes());
     }
     batch
 }
@@ -105,10 +105,11 @@ fn history(batches: u32) -> Vec<Rows> {
     let mut rows = Rows::new();
     let mut history = vec![rows.clone()];
     for number in 1..=batches {
-        for (table, key, value) in batch(number).rows {
-            match value {
-                Some(value) => rows.insert((table, key), value),
-                None => rows.remove(&(table, key)),
+        for row in batch(number).rows() {
+            let place = (row.table(), Bytes::copy_from_slice(row.key()));
+            match row.value {
+                Some(value) => rows.insert(place, Bytes::copy_from_slice(value)),
+                None => rows.remove(&place),
             };
         }
         history.push(rows.clone());

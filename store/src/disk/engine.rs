@@ -3,6 +3,7 @@
 //! An engine keeps ordered rows in a few tables. Besides this interface no code
 //! knows which engine there is, and one contract test runs on all of them.
 
+use super::batch::WriteBatch;
 use bytes::Bytes;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -54,34 +55,6 @@ impl Table {
         }
     }
 }
-
-/// Rows to put and to delete together, or not at all.
-#[derive(Clone, Debug, Default)]
-pub struct WriteBatch {
-    /// In order: a later write of the same row wins. `None` deletes.
-    pub rows: Vec<(Table, Bytes, Option<Bytes>)>,
-}
-
-impl WriteBatch {
-    /// Puts a row. A value with [`ROW_SPARE_BYTES`] of unused capacity that
-    /// nothing else refers to is stored without a copy.
-    pub fn put(&mut self, table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) {
-        self.rows.push((table, key.into(), Some(value.into())));
-    }
-
-    /// Deletes a row, if it is there.
-    pub fn delete(&mut self, table: Table, key: impl Into<Bytes>) {
-        self.rows.push((table, key.into(), None));
-    }
-
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-}
-
-/// Room that a row's value should have behind its end for its checksum.
-pub const ROW_SPARE_BYTES: usize = 4;
 
 /// Why an engine failed. All but [`ViewExpired`](EngineError::ViewExpired)
 /// stop the node.

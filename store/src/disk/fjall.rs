@@ -6,8 +6,8 @@
 //! durable when the commit returns. That suits large batches: it is meant to
 //! stand behind a [`Buffered`](super::buffered::Buffered).
 
-use super::buffered::sort;
-use super::engine::{Engine, EngineError, EngineView, Rows, Table, WriteBatch};
+use super::batch::WriteBatch;
+use super::engine::{Engine, EngineError, EngineView, Rows, Table};
 use super::kind::EngineOptions;
 use super::memory::is_empty;
 use bytes::Bytes;
@@ -133,18 +133,18 @@ impl Engine for FjallEngine {
         Ok(Arc::new(FjallView { snapshot, keyspace: self.keyspace.clone() }))
     }
 
-    fn commit(&self, mut batch: WriteBatch) -> Result<(), EngineError> {
+    fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
         if batch.is_empty() {
             return Ok(());
         }
         self.wait_for_merges()?;
-        sort(&mut batch.rows);
+        let rows = batch.into_sorted();
         let mut ingestion = self.keyspace.start_ingestion().map_err(failed)?;
-        for (table, key, value) in batch.rows {
-            let key = row_key(table, &key);
-            match value {
-                Some(value) => ingestion.write(key, value),
-                None => ingestion.write_tombstone(key),
+        for place in &rows.rows {
+            // Parts of the batch: fjall keeps none of them beyond this.
+            match rows.parts(*place) {
+                (key, Some(value)) => ingestion.write(key, value),
+                (key, None) => ingestion.write_tombstone(key),
             }
             .map_err(failed)?;
         }

@@ -4,7 +4,8 @@
 //! A view is a clone of persistent maps. "Durable" is what the last checkpoint
 //! saw: [`MemoryDisk::crash`] goes back to it, as a power cut would.
 
-use super::engine::{Engine, EngineError, EngineView, Rows, Table, WriteBatch};
+use super::batch::WriteBatch;
+use super::engine::{Engine, EngineError, EngineView, Rows, Table};
 use bytes::Bytes;
 use imbl::OrdMap;
 use std::collections::BTreeMap;
@@ -38,11 +39,12 @@ impl Engine for MemoryEngine {
 
     fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
         let mut content = self.lock();
-        for (table, key, value) in batch.rows {
-            let rows = &mut content.live[usize::from(table.number())];
-            match value {
-                Some(value) => rows.insert(key, value),
-                None => rows.remove(&key),
+        for row in batch.rows() {
+            let rows = &mut content.live[usize::from(row.table().number())];
+            let copy = Bytes::copy_from_slice;
+            match row.value {
+                Some(value) => rows.insert(copy(row.key()), copy(value)),
+                None => rows.remove(row.key()),
             };
         }
         Ok(())

@@ -6,6 +6,7 @@
 //! effects. A state that is behind is brought up to date from the log; a state
 //! that is lost or unreadable is rebuilt from the log or from a peer.
 
+mod batch;
 mod buffered;
 mod checked;
 #[cfg(test)]
@@ -24,9 +25,10 @@ mod priority;
 mod sled;
 pub mod storage;
 
+pub use batch::{Row, WriteBatch};
 pub(crate) use buffered::{Buffered, Flushing};
 pub use checked::Checked;
-pub use engine::{Engine, EngineError, EngineView, ROW_SPARE_BYTES, Rows, Table, WriteBatch};
+pub use engine::{Engine, EngineError, EngineView, Rows, Table};
 pub use kind::{EngineKind, EngineOptions, UnknownEngine, open_engine};
 pub use log_id::LogId;
 pub use memory::{MemoryDisk, MemoryEngine};

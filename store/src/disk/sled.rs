@@ -11,7 +11,8 @@
 //!
 //! All tables share one tree, because sled's batches are atomic only there.
 
-use super::engine::{Engine, EngineError, EngineView, Rows, Table, WriteBatch};
+use super::batch::WriteBatch;
+use super::engine::{Engine, EngineError, EngineView, Rows, Table};
 use super::kind::EngineOptions;
 use bytes::Bytes;
 use sled::IVec;
@@ -140,12 +141,11 @@ impl Engine for SledEngine {
     fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
         let mut writes = sled::Batch::default();
         let mut images = self.tree.write();
-        for (table, key, value) in batch.rows {
-            let row = row_key(table, &key);
-            images.keep(&self.tree.database, &row)?;
-            match value {
-                Some(value) => writes.insert(row.as_ref(), value.as_ref()),
-                None => writes.remove(row.as_ref()),
+        for row in batch.rows() {
+            images.keep(&self.tree.database, row.numbered())?;
+            match row.value {
+                Some(value) => writes.insert(row.numbered(), value),
+                None => writes.remove(row.numbered()),
             }
         }
         self.tree.database.apply_batch(writes).map_err(failed)?;
@@ -208,16 +208,20 @@ struct Images {
 
 impl Images {
     /// Keeps a row that is about to change, if a view needs it.
-    fn keep(&mut self, database: &sled::Db, row: &Bytes) -> Result<(), EngineError> {
-        if self.views.is_empty() || self.rows.contains_key(&(row.clone(), self.version)) {
+    fn keep(&mut self, database: &sled::Db, row: &[u8]) -> Result<(), EngineError> {
+        if self.views.is_empty() {
             return Ok(());
         }
-        let image = database.get(row).map_err(failed)?;
-        self.bytes += image_bytes(row, image.as_ref());
+        let row = Bytes::copy_from_slice(row);
+        if self.rows.contains_key(&(row.clone(), self.version)) {
+            return Ok(());
+        }
+        let image = database.get(&row).map_err(failed)?;
+        self.bytes += image_bytes(&row, image.as_ref());
         self.rows.insert((row.clone(), self.version), image);
         match self.kept.back_mut() {
-            Some((version, rows)) if *version == self.version => rows.push(row.clone()),
-            _ => self.kept.push_back((self.version, vec![row.clone()])),
+            Some((version, rows)) if *version == self.version => rows.push(row),
+            _ => self.kept.push_back((self.version, vec![row])),
         }
         Ok(())
     }

@@ -2,11 +2,11 @@
 //! area's errors, and the few messages that only the state has.
 
 use super::{Applied, StateError};
-use crate::disk::{LogId, ROW_SPARE_BYTES};
+use crate::disk::LogId;
 use crate::machine::codec::{self, DecodeError};
 use crate::machine::{Head, Lease, Remembered, Session};
 use crate::{Key, Revision};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use keelstone_proto::disk;
 use prost::Message as _;
 
@@ -45,28 +45,21 @@ pub(super) struct ChangedKey {
     pub(super) previous: Revision,
 }
 
-pub(super) fn change_to_proto(revision: Revision, keys: &[ChangedKey]) -> disk::Change {
-    let keys = keys.iter().map(|changed| disk::ChangedKey {
-        key: changed.key.0.clone(),
+pub(super) fn change_of(
+    revision: Revision,
+    keys: impl IntoIterator<Item = ChangedKey>,
+) -> disk::Change {
+    let keys = keys.into_iter().map(|changed| disk::ChangedKey {
+        key: changed.key.0,
         deleted: changed.deleted,
         previous: changed.previous.get(),
     });
     disk::Change { revision: revision.get(), keys: keys.collect() }
 }
 
-pub(super) fn change_row(revision: Revision, keys: &[ChangedKey]) -> Bytes {
-    change_message_row(&change_to_proto(revision, keys))
-}
-
-pub(super) fn change_message_row(change: &disk::Change) -> Bytes {
-    row(change)
-}
-
-/// A message as a row's value, with room for its checksum.
-fn row(message: &impl prost::Message) -> Bytes {
-    let mut row = BytesMut::with_capacity(message.encoded_len() + ROW_SPARE_BYTES);
-    message.encode(&mut row).expect("a buffer that grows has room");
-    row.freeze()
+/// Appends a message as a row's value.
+pub(super) fn put_message(row: &mut Vec<u8>, message: &impl prost::Message) {
+    message.encode(row).expect("a buffer that grows has room");
 }
 
 pub(super) fn parse_change(row: Bytes) -> Result<Vec<ChangedKey>, StateError> {
@@ -79,8 +72,8 @@ pub(super) fn parse_change(row: Bytes) -> Result<Vec<ChangedKey>, StateError> {
     Ok(keys.collect())
 }
 
-pub(super) fn log_id_row(id: LogId) -> Bytes {
-    row(&disk::LogId { term: id.term, index: id.index, leader: id.leader })
+pub(super) fn log_id_row(id: LogId) -> Vec<u8> {
+    disk::LogId { term: id.term, index: id.index, leader: id.leader }.encode_to_vec()
 }
 
 pub(super) fn parse_log_id(row: Bytes) -> Result<LogId, StateError> {
@@ -88,8 +81,8 @@ pub(super) fn parse_log_id(row: Bytes) -> Result<LogId, StateError> {
     Ok(LogId { term: id.term, index: id.index, leader: id.leader })
 }
 
-pub(super) fn membership_row(membership: &disk::Membership) -> Bytes {
-    row(membership)
+pub(super) fn membership_row(membership: &disk::Membership) -> Vec<u8> {
+    membership.encode_to_vec()
 }
 
 pub(super) fn parse_membership(row: Bytes) -> Result<disk::Membership, StateError> {

@@ -8,22 +8,40 @@ use crate::{Key, LeaseId, Revision, SessionId};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
+/// Rows that every batch has besides: where the state stands.
+const POSITION_ROWS: usize = 4;
+
 /// The rows that `transition` changes, given the state before it. The head and
 /// the applied position are the caller's.
 pub(super) fn rows_of(view: &StateView, transition: &Transition) -> Result<WriteBatch, StateError> {
-    let mut rows = Rows::default();
+    let mut rows = Rows { batch: batch_for(&transition.writes), ..Rows::default() };
     for write in &transition.writes {
         rows.add(write);
     }
     rows.finish(view, &transition.events)
 }
 
-/// Rows as they pile up. A key, lease or session that is written again and
-/// again in one batch is stored once.
+/// A batch with room for what writes take, usually.
+fn batch_for(writes: &[Write]) -> WriteBatch {
+    /// Of the three rows of a put, besides its key and values.
+    const PUT_BYTES: usize = 160;
+    let bytes_of = |write: &Write| match write {
+        Write::Put { key, record, previous } => {
+            let previous = previous.as_ref().map_or(0, |previous| previous.value.len());
+            3 * key.as_bytes().len() + record.value.len() + previous
+        }
+        Write::Delete { key, previous, .. } => 4 * key.as_bytes().len() + previous.value.len(),
+        _ => 0,
+    };
+    let bytes: usize = writes.iter().map(|write| PUT_BYTES + bytes_of(write)).sum();
+    WriteBatch::with_capacity(3 * writes.len() + POSITION_ROWS, bytes)
+}
+
+/// Rows as they pile up. A lease or session that is written again and again in
+/// one batch is stored once.
 #[derive(Default)]
 struct Rows<'a> {
     batch: WriteBatch,
-    latest: BTreeMap<&'a Key, Option<&'a Record>>,
     leases: BTreeMap<LeaseId, Option<&'a Lease>>,
     attachments: BTreeMap<(LeaseId, &'a Key), bool>,
     sessions: BTreeMap<SessionId, Option<&'a Session>>,
@@ -34,16 +52,16 @@ impl<'a> Rows<'a> {
     fn add(&mut self, write: &'a Write) {
         match write {
             Write::Put { key, record, previous } => {
-                self.latest.insert(key, Some(record));
+                self.put_record(|row| row.extend_from_slice(key.as_bytes()), Table::Latest, record);
                 if let Some(previous) = previous {
                     self.supersede(key, previous);
                 }
             }
             Write::Delete { key, previous, revision } => {
-                self.latest.insert(key, None);
+                self.batch.delete(Table::Latest, key.as_bytes());
                 self.supersede(key, previous);
                 let tombstone = rows::past_key(key.as_bytes(), *revision);
-                self.batch.put(Table::Past, tombstone, rows::tombstone_row());
+                self.batch.put(Table::Past, tombstone, rows::TOMBSTONE);
             }
             Write::Lease(lease) => drop(self.leases.insert(lease.id, Some(lease))),
             Write::LeaseGone(id) => drop(self.leases.insert(*id, None)),
@@ -61,22 +79,33 @@ impl<'a> Rows<'a> {
 
     /// Keeps a record that is no longer the newest.
     fn supersede(&mut self, key: &Key, record: &Record) {
-        let row = rows::past_key(key.as_bytes(), record.modified);
-        self.batch.put(Table::Past, row, rows::record_row(record));
+        let put_key = |row: &mut Vec<u8>| {
+            rows::put_past_key(row, key.as_bytes(), record.modified);
+        };
+        self.put_record(put_key, Table::Past, record);
+    }
+
+    fn put_record(&mut self, key: impl FnOnce(&mut Vec<u8>), table: Table, record: &Record) {
+        self.batch.put_with(table, key, |row| rows::put_record(row, record));
+    }
+
+    /// Puts a row, or deletes it.
+    fn set(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.batch.put(table, key, value),
+            None => self.batch.delete(table, key),
+        }
     }
 
     fn finish(mut self, view: &StateView, events: &[Event]) -> Result<WriteBatch, StateError> {
-        for (key, record) in &self.latest {
-            // A copy: the key is a slice of the whole log entry, which would
-            // stay in memory as long as the engine holds on to it.
-            let row = Bytes::copy_from_slice(key.as_bytes());
-            self.batch.rows.push((Table::Latest, row, record.map(rows::record_row)));
-        }
         for change in events.chunk_by(|a, b| a.revision == b.revision) {
             let revision = change[0].revision;
-            let keys: Vec<_> = change.iter().map(changed_key).collect();
-            let row = codec::change_row(revision, &keys);
-            self.batch.put(Table::Changes, rows::change_key(revision), row);
+            let message = codec::change_of(revision, change.iter().map(changed_key));
+            self.batch.put_with(
+                Table::Changes,
+                |row| rows::put_change_key(row, revision),
+                |row| codec::put_message(row, &message),
+            );
         }
         self.finish_leases(view)?;
         self.finish_sessions(view)?;
@@ -84,30 +113,30 @@ impl<'a> Rows<'a> {
     }
 
     fn finish_leases(&mut self, view: &StateView) -> Result<(), StateError> {
-        for (id, lease) in &self.leases {
+        for (id, lease) in std::mem::take(&mut self.leases) {
             let index = |lease: &Lease| rows::expiry_key(lease.expires, lease.id.0.cast_unsigned());
-            let before = view.lease(*id)?.as_ref().map(index);
+            let before = view.lease(id)?.as_ref().map(index);
             move_index(&mut self.batch, Table::Leases, before, lease.map(index));
             let row = lease.map(machine_codec::encode_lease);
-            self.batch.rows.push((Table::Leases, rows::lease_key(*id), row));
+            self.set(Table::Leases, &rows::lease_key(id), row.as_deref());
         }
-        for ((id, key), attached) in &self.attachments {
-            let row = rows::attachment_key(*id, key.as_bytes());
-            self.batch.rows.push((Table::Leases, row, attached.then(Bytes::new)));
+        for ((id, key), attached) in std::mem::take(&mut self.attachments) {
+            let row = rows::attachment_key(id, key.as_bytes());
+            self.set(Table::Leases, &row, attached.then_some(&[]));
         }
         Ok(())
     }
 
     fn finish_sessions(&mut self, view: &StateView) -> Result<(), StateError> {
-        for (id, session) in &self.sessions {
+        for (id, session) in std::mem::take(&mut self.sessions) {
             let index = |session: &Session| rows::expiry_key(session.expires, session.id.0);
-            let before = view.session(*id)?.as_ref().map(index);
+            let before = view.session(id)?.as_ref().map(index);
             move_index(&mut self.batch, Table::Sessions, before, session.map(index));
             let row = session.map(machine_codec::encode_session);
-            self.batch.rows.push((Table::Sessions, rows::session_key(*id), row));
+            self.set(Table::Sessions, &rows::session_key(id), row.as_deref());
         }
         for ((id, sequence), row) in std::mem::take(&mut self.replies) {
-            self.batch.rows.push((Table::Sessions, rows::reply_key(id, sequence), row));
+            self.set(Table::Sessions, &rows::reply_key(id, sequence), row.as_deref());
         }
         Ok(())
     }
@@ -121,7 +150,7 @@ fn move_index(batch: &mut WriteBatch, table: Table, before: Option<Bytes>, now: 
         batch.delete(table, before);
     }
     if let Some(now) = now {
-        batch.put(table, now, Bytes::new());
+        batch.put(table, now, []);
     }
 }
 

@@ -40,7 +40,7 @@ impl State {
         for row in view.rows().scan(Table::Changes, bounds, false) {
             let (row_key, row) = row?;
             let revision = rows::parse_change_key(&row_key)?;
-            if batch.rows.len() >= rows_max {
+            if batch.len() >= rows_max {
                 cleared = revision;
                 break;
             }
@@ -92,9 +92,9 @@ impl State {
 fn clear(batch: &mut WriteBatch, revision: Revision, changed: &codec::ChangedKey) {
     let key = changed.key.as_bytes();
     if changed.previous > Revision::ZERO {
-        batch.delete(Table::Past, rows::past_key(key, changed.previous));
+        batch.delete_with(Table::Past, |row| rows::put_past_key(row, key, changed.previous));
     }
     if changed.deleted {
-        batch.delete(Table::Past, rows::past_key(key, revision));
+        batch.delete_with(Table::Past, |row| rows::put_past_key(row, key, revision));
     }
 }

@@ -37,15 +37,18 @@ impl Filling {
             Row::Past(row) => {
                 let (key, record) = key_record(row)?;
                 let row_key = rows::past_key(key.as_bytes(), record.modified);
-                self.batch.put(Table::Past, row_key, rows::record_row(&record));
+                self.put_record(Table::Past, &row_key, &record);
             }
             Row::Tombstone(row) => {
                 let row_key = rows::past_key(&row.key, Revision::new(row.revision));
-                self.batch.put(Table::Past, row_key, rows::tombstone_row());
+                self.batch.put(Table::Past, row_key, rows::TOMBSTONE);
             }
             Row::Change(change) => {
                 let row_key = rows::change_key(Revision::new(change.revision));
-                self.batch.put(Table::Changes, row_key, codec::change_message_row(&change));
+                let put_key = |row: &mut Vec<u8>| row.extend_from_slice(&row_key);
+                self.batch.put_with(Table::Changes, put_key, |row| {
+                    codec::put_message(row, &change);
+                });
             }
             Row::Lease(lease) => self.lease(&machine_codec::lease_from_proto(&lease)),
             Row::Session(session) => self.session(&machine_codec::session_from_proto(&session)),
@@ -65,16 +68,20 @@ impl Filling {
     fn latest(&mut self, key: &Key, record: &Record) {
         if record.lease != LeaseId::NONE {
             let row = rows::attachment_key(record.lease, key.as_bytes());
-            self.batch.put(Table::Leases, row, Bytes::new());
+            self.batch.put(Table::Leases, row, []);
         }
-        let row_key = Bytes::copy_from_slice(key.as_bytes());
-        self.batch.put(Table::Latest, row_key, rows::record_row(record));
+        self.put_record(Table::Latest, key.as_bytes(), record);
+    }
+
+    fn put_record(&mut self, table: Table, row_key: &[u8], record: &Record) {
+        let put_key = |row: &mut Vec<u8>| row.extend_from_slice(row_key);
+        self.batch.put_with(table, put_key, |row| rows::put_record(row, record));
     }
 
     fn lease(&mut self, lease: &Lease) {
         self.leases += 1;
         let index = rows::expiry_key(lease.expires, lease.id.0.cast_unsigned());
-        self.batch.put(Table::Leases, index, Bytes::new());
+        self.batch.put(Table::Leases, index, []);
         let row = machine_codec::encode_lease(lease);
         self.batch.put(Table::Leases, rows::lease_key(lease.id), row);
     }
@@ -82,7 +89,7 @@ impl Filling {
     fn session(&mut self, session: &Session) {
         self.sessions += 1;
         let index = rows::expiry_key(session.expires, session.id.0);
-        self.batch.put(Table::Sessions, index, Bytes::new());
+        self.batch.put(Table::Sessions, index, []);
         let row = machine_codec::encode_session(session);
         self.batch.put(Table::Sessions, rows::session_key(session.id), row);
     }

@@ -238,9 +238,8 @@ impl State {
                 batch = commit::rows_of(&view, &transition)?;
             }
         }
-        let latest: Vec<_> = latest_of(&batch).collect();
         self.commit(&writer, batch, &transition.head, &applied)?;
-        writer.recent.note(latest)?;
+        writer.recent.note(&transition.writes);
         let Transition { head, events, replies, .. } = transition;
         Ok(AppliedEntry { replies, events, head })
     }
@@ -331,17 +330,10 @@ impl State {
     }
 }
 
-/// The rows of `Latest` in a batch.
-fn latest_of(batch: &WriteBatch) -> impl Iterator<Item = (crate::Key, Option<Bytes>)> {
-    let latest = batch.rows.iter().filter(|(table, ..)| *table == Table::Latest);
-    latest.map(|(_, key, row)| (crate::Key(key.clone()), row.clone()))
-}
-
 /// Adds the head and the applied position to a batch.
 fn put_position(batch: &mut WriteBatch, head: &Head, applied: &Applied, before: &Applied) {
     if before.id.is_none() {
-        let format = Bytes::copy_from_slice(&rows::FORMAT.to_le_bytes());
-        batch.put(Table::Meta, rows::META_FORMAT, format);
+        batch.put(Table::Meta, rows::META_FORMAT, rows::FORMAT.to_le_bytes());
     }
     batch.put(Table::Meta, rows::META_HEAD, machine::codec::encode_head(head));
     if let Some(id) = applied.id {

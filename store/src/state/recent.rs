@@ -7,10 +7,8 @@
 //! list, nothing that depends on what readers do, so that it is the same for
 //! all replicas that applied the same entries since they started.
 
-use super::rows::parse_record;
 use super::{StateError, StateView};
-use crate::disk::Table;
-use crate::machine::{Head, Lease, Record, Remembered, Session, View};
+use crate::machine::{Head, Lease, Record, Remembered, Session, View, Write};
 use crate::{Key, KeyRange, LeaseId, Revision, SessionId};
 use bytes::Bytes;
 
@@ -55,31 +53,29 @@ impl Recent {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
-    /// Takes over what was written: rows of `Latest`, whose memory is shared with
-    /// the engine's buffer. To be called when the engine has them.
-    pub(super) fn note(
-        &mut self,
-        rows: impl IntoIterator<Item = (Key, Option<Bytes>)>,
-    ) -> Result<(), StateError> {
-        for (key, row) in rows {
-            let record = row.map(|row| parse_record(Table::Latest, row)).transpose()?;
-            match record {
-                Some(record) if record.value.len() > VALUE_BYTES_MAX => self.forget(&key),
-                record => self.insert(key, record),
+    /// Takes over what was written. To be called when the engine has it.
+    pub(super) fn note(&mut self, writes: &[Write]) {
+        for write in writes {
+            match write {
+                Write::Put { key, record, .. } if record.value.len() > VALUE_BYTES_MAX => {
+                    self.forget(key);
+                }
+                Write::Put { key, record, .. } => self.insert(key, Some(kept(record))),
+                Write::Delete { key, .. } => self.insert(key, None),
+                _ => {}
             }
         }
-        Ok(())
     }
 
-    fn insert(&mut self, key: Key, record: Option<Record>) {
+    fn insert(&mut self, key: &Key, record: Option<Record>) {
         let value_bytes = record.as_ref().map_or(0, |record| record.value.len());
-        if let Some(slot) = self.young.get_mut(&key) {
+        if let Some(slot) = self.young.get_mut(key) {
             let before = slot.as_ref().map_or(0, |record| record.value.len());
             self.young_bytes = self.young_bytes - before + value_bytes;
             *slot = record;
         } else {
             self.young_bytes += ENTRY_BYTES + key.as_bytes().len() + value_bytes;
-            self.young.insert(key, record);
+            self.young.insert(Key(Bytes::copy_from_slice(key.as_bytes())), record);
         }
         if self.young_bytes > self.generation_bytes {
             self.old = std::mem::take(&mut self.young);
@@ -94,6 +90,12 @@ impl Recent {
         }
         self.old.remove(key);
     }
+}
+
+/// A record in memory of its own: it is a part of a log entry, which would stay
+/// in memory as long.
+fn kept(record: &Record) -> Record {
+    Record { value: Bytes::copy_from_slice(&record.value), ..*record }
 }
 
 /// A view that looks here first. It is of the same moment as the view.
@@ -156,14 +158,13 @@ impl View for Remembering<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rows::record_row;
     use super::*;
 
     fn key(name: &str) -> Key {
         Key(Bytes::copy_from_slice(name.as_bytes()))
     }
 
-    fn put(name: &str, version: u64, bytes: usize) -> (Key, Option<Bytes>) {
+    fn put(name: &str, version: u64, bytes: usize) -> Write {
         let record = Record {
             value: vec![7; bytes].into(),
             created: Revision::new(2),
@@ -171,7 +172,7 @@ mod tests {
             version,
             lease: LeaseId::NONE,
         };
-        (key(name), Some(record_row(&record)))
+        Write::Put { key: key(name), record, previous: None }
     }
 
     /// The version that is known; 0 if the key is known to be deleted.
@@ -182,9 +183,9 @@ mod tests {
     #[test]
     fn the_newest_record_is_found_in_either_generation() {
         let mut recent = Recent::new(1000);
-        recent.note([put("a", 1, 100), put("b", 1, 100)]).unwrap();
+        recent.note(&[put("a", 1, 100), put("b", 1, 100)]);
         // Fills the generation: `a` and `b` are in the older one then.
-        recent.note([put("c", 1, 600), put("a", 2, 10)]).unwrap();
+        recent.note(&[put("c", 1, 600), put("a", 2, 10)]);
         assert!(!recent.old.is_empty());
         assert_eq!(version(&recent, "a"), Some(2));
         assert_eq!(version(&recent, "b"), Some(1));
@@ -193,10 +194,11 @@ mod tests {
     #[test]
     fn what_was_written_last_hides_what_was_known() {
         let mut recent = Recent::new(1_000_000);
-        recent.note([put("a", 1, 100)]).unwrap();
-        recent.note([(key("a"), None)]).unwrap();
+        recent.note(&[put("a", 1, 100)]);
+        let (key, previous) = (key("a"), Record::default());
+        recent.note(&[Write::Delete { key, previous, revision: Revision::new(3) }]);
         assert_eq!(version(&recent, "a"), Some(0));
-        recent.note([put("a", 1, 100), put("a", 2, VALUE_BYTES_MAX + 1)]).unwrap();
+        recent.note(&[put("a", 1, 100), put("a", 2, VALUE_BYTES_MAX + 1)]);
         assert_eq!(version(&recent, "a"), None, "too large: the engine has to be asked");
         assert_eq!(recent.young_bytes, 0);
     }
@@ -205,7 +207,7 @@ mod tests {
     fn memory_is_bounded() {
         let mut recent = Recent::new(10_000);
         for index in 0..1000 {
-            recent.note([put(&format!("key-{index}"), 1, 100)]).unwrap();
+            recent.note(&[put(&format!("key-{index}"), 1, 100)]);
         }
         assert!(recent.young.len() + recent.old.len() <= 2 * 10_000 / 260);
         assert_eq!(version(&recent, "key-999"), Some(1));

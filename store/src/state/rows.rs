@@ -6,7 +6,7 @@
 //! the other values are messages of `keelstone_proto::disk`.
 
 use super::StateError;
-use crate::disk::{ROW_SPARE_BYTES, Table};
+use crate::disk::Table;
 use crate::machine::Record;
 use crate::{Key, KeyRange, LeaseId, Millis, RangeEnd, Revision, SessionId};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -77,12 +77,12 @@ pub(super) fn past_bounds(range: &KeyRange) -> Bounds {
 /// the end `00 01`, so that rows are in the order of the keys, whatever bytes
 /// these contain, and no key's rows lie between those of another.
 fn past_prefix(key: &[u8]) -> Bytes {
-    let mut escaped = BytesMut::with_capacity(key.len() + 2 + 8);
+    let mut escaped = Vec::with_capacity(key.len() + 2);
     put_escaped(&mut escaped, key);
-    escaped.freeze()
+    escaped.into()
 }
 
-fn put_escaped(escaped: &mut BytesMut, key: &[u8]) {
+fn put_escaped(escaped: &mut Vec<u8>, key: &[u8]) {
     for part in key.split_inclusive(|byte| *byte == 0) {
         escaped.put_slice(part);
         if part.last() == Some(&0) {
@@ -94,10 +94,15 @@ fn put_escaped(escaped: &mut BytesMut, key: &[u8]) {
 
 /// The row of `key`'s record of `revision`.
 pub(super) fn past_key(key: &[u8], revision: Revision) -> Bytes {
-    let mut row = BytesMut::with_capacity(key.len() + 2 + 8);
-    put_escaped(&mut row, key);
+    let mut row = Vec::with_capacity(key.len() + 2 + 8);
+    put_past_key(&mut row, key, revision);
+    row.into()
+}
+
+/// Appends [`past_key`].
+pub(super) fn put_past_key(row: &mut Vec<u8>, key: &[u8], revision: Revision) {
+    put_escaped(row, key);
     row.put_u64(revision.get());
-    row.freeze()
 }
 
 /// The key and the revision of a row of `Past`.
@@ -122,23 +127,18 @@ pub(super) fn parse_past_key(row: &[u8]) -> Result<(Key, Revision), StateError> 
 
 const RECORD_HEADER_BYTES: usize = 32;
 
-/// A record as a row of `Latest` or `Past`; an empty row of `Past` is a
+/// Appends a record as a row of `Latest` or `Past`; an empty row of `Past` is a
 /// tombstone.
-pub(super) fn record_row(record: &Record) -> Bytes {
-    let bytes = RECORD_HEADER_BYTES + record.value.len() + ROW_SPARE_BYTES;
-    let mut row = BytesMut::with_capacity(bytes);
+pub(super) fn put_record(row: &mut Vec<u8>, record: &Record) {
     row.put_u64_le(record.created.get());
     row.put_u64_le(record.modified.get());
     row.put_u64_le(record.version);
     row.put_i64_le(record.lease.0);
     row.put_slice(&record.value);
-    row.freeze()
 }
 
 /// The row of `Past` that says that the key was deleted.
-pub(super) fn tombstone_row() -> Bytes {
-    Bytes::new()
-}
+pub(super) const TOMBSTONE: &[u8] = &[];
 
 /// Reads a record; its value is a part of `row`.
 pub(super) fn parse_record(table: Table, mut row: Bytes) -> Result<Record, StateError> {
@@ -158,6 +158,11 @@ pub(super) fn parse_record(table: Table, mut row: Bytes) -> Result<Record, State
 
 pub(super) fn change_key(revision: Revision) -> Bytes {
     Bytes::copy_from_slice(&revision.get().to_be_bytes())
+}
+
+/// Appends [`change_key`].
+pub(super) fn put_change_key(row: &mut Vec<u8>, revision: Revision) {
+    row.put_u64(revision.get());
 }
 
 pub(super) fn parse_change_key(row: &[u8]) -> Result<Revision, StateError> {
@@ -258,8 +263,9 @@ mod tests {
             version: 2,
             lease: LeaseId(7),
         };
-        let row = record_row(&record);
-        assert_eq!(parse_record(Table::Latest, row).unwrap(), record);
+        let mut row = Vec::new();
+        put_record(&mut row, &record);
+        assert_eq!(parse_record(Table::Latest, row.into()).unwrap(), record);
         assert!(parse_record(Table::Latest, Bytes::from_static(b"short")).is_err());
     }
 }

@@ -224,7 +224,7 @@ fn snapshot_row(
         Part::Past => return past_row(view, key, value, next),
         Part::Changes => {
             let revision = rows::parse_change_key(key)?;
-            Row::Change(codec::change_to_proto(revision, &codec::parse_change(value)?))
+            Row::Change(codec::change_of(revision, codec::parse_change(value)?))
         }
         Part::Leases => Row::Lease(machine_codec::lease_to_proto(&codec::parse_lease(value)?)),
         Part::Sessions => {

@@ -21,10 +21,10 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-use super::engine::{Engine, EngineError, EngineView, Rows, Table, WriteBatch};
+use super::batch::WriteBatch;
+use super::engine::{Engine, EngineError, EngineView, Rows, Table};
 use bytes::Bytes;
 use run::Run;
-pub(super) use run::sort;
 use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -35,6 +35,9 @@ const THREAD_NAME: &str = "state-flush";
 /// It steps back behind those who serve requests, but not far: apply waits for
 /// it when it falls behind.
 const NICE: i32 = 5;
+
+/// A small run is at most such a part of a buffer.
+const SMALL_PARTS: usize = 128;
 
 /// When buffers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +88,12 @@ impl Layers {
         self.runs.iter().map(|run| run.bytes()).sum()
     }
 
-    fn push(&mut self, batch: WriteBatch) {
-        let mut run = Run::new(batch.rows);
+    fn push(&mut self, batch: WriteBatch, small_bytes: usize) {
+        let mut run = Run::new(batch);
         while let Some(last) = self.runs.last()
             && last.len() < 2 * run.len()
         {
-            run = Run::merge(last, &run);
+            run = Run::merge(last, &run, small_bytes);
             self.runs.pop();
         }
         self.runs.push(Arc::new(run));
@@ -171,6 +174,11 @@ impl Shared {
 
     fn wait<'a>(&self, layers: MutexGuard<'a, Layers>) -> MutexGuard<'a, Layers> {
         self.changed.wait(layers).expect("no holder of this lock panics")
+    }
+
+    /// Runs of so many bytes and less are copied when they are merged.
+    fn small_bytes(&self) -> usize {
+        self.buffer_bytes / SMALL_PARTS
     }
 
     fn is_full(&self, layers: &Layers) -> bool {
@@ -254,9 +262,9 @@ impl Drop for TellOfPanic<'_> {
 fn write_runs(engine: &dyn Engine, runs: &[Arc<Run>]) -> Result<Arc<dyn EngineView>, EngineError> {
     let mut newer = Run::default();
     for run in runs.iter().rev() {
-        newer = Run::merge(run, &newer);
+        newer = Run::merge(run, &newer, 0);
     }
-    engine.commit(WriteBatch { rows: newer.into_rows() })?;
+    engine.commit(newer.into_batch())?;
     engine.view()
 }
 
@@ -279,7 +287,7 @@ impl Engine for Buffered {
             layers = self.shared.wait(layers);
         }
         layers.check()?;
-        layers.push(batch);
+        layers.push(batch, self.shared.small_bytes());
         if layers.bytes() >= self.shared.buffer_bytes {
             match self.flusher {
                 Some(_) => self.shared.changed.notify_all(),
@@ -332,7 +340,7 @@ struct BufferedView {
 impl EngineView for BufferedView {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         match run::get(&self.runs, table, key) {
-            Some(value) => Ok(value.clone()),
+            Some(row) => Ok(row.value()),
             None => self.below.get(table, key),
         }
     }

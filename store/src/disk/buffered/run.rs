@@ -1,5 +1,6 @@
 //! Sorted rows that do not change, and what several of them show together.
 
+use crate::disk::batch::{Packed, Place, WriteBatch};
 use crate::disk::engine::{Rows, Table};
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -7,129 +8,118 @@ use std::iter::Peekable;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-/// What a row takes besides its key and value: two allocations, their handles,
-/// and its share of merged copies.
-const ROW_BYTES: usize = 192;
-
-/// A row of a batch: `None` deletes.
-pub(crate) type BatchRow = (Table, Bytes, Option<Bytes>);
-
-fn place(row: &BatchRow) -> (Table, &[u8]) {
-    (row.0, &row.1)
-}
-
-/// Sorts the rows of a batch by table and key and keeps of each row the last
-/// write.
-pub(crate) fn sort(rows: &mut Vec<BatchRow>) {
-    // Stable: the last write of a row stays the last.
-    rows.sort_by(|a, b| place(a).cmp(&place(b)));
-    rows.dedup_by(|later, kept| {
-        let same = place(later) == place(kept);
-        if same {
-            kept.2 = later.2.take();
-        }
-        same
-    });
-}
-
 /// Rows in the order of table and key, each once.
 #[derive(Debug, Default)]
 pub(super) struct Run {
-    rows: Vec<BatchRow>,
-    /// About how much memory they take.
+    packed: Packed,
+    /// What the rows take, without what was overwritten in their arenas.
+    live_bytes: usize,
     bytes: usize,
 }
 
 impl Run {
-    pub(super) fn new(mut rows: Vec<BatchRow>) -> Self {
-        sort(&mut rows);
-        Self::of_sorted(rows)
+    pub(super) fn new(batch: WriteBatch) -> Self {
+        let packed = batch.into_sorted();
+        let live_bytes = packed.rows.iter().map(|place| place.bytes()).sum();
+        Self::of(packed, live_bytes)
     }
 
-    fn of_sorted(rows: Vec<BatchRow>) -> Self {
-        let bytes = rows.iter().map(row_bytes).sum();
-        Self { rows, bytes }
+    fn of(packed: Packed, live_bytes: usize) -> Self {
+        let bytes = packed.bytes();
+        Self { packed, live_bytes, bytes }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.rows.len()
+        self.packed.rows.len()
     }
 
+    /// About how much memory it takes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Both together; where both have a row, the newer's.
-    pub(super) fn merge(older: &Self, newer: &Self) -> Self {
-        let mut rows = Vec::with_capacity(older.len() + newer.len());
-        let mut rest = older.rows.as_slice();
-        for row in &newer.rows {
-            let before = rest.partition_run(row);
-            rows.extend_from_slice(&rest[..before]);
+    /// Both together; where both have a row, the newer's. They get an arena of
+    /// their own if they are no more than `small_bytes`, so that a run has few,
+    /// and if more than half of what there is was overwritten.
+    pub(super) fn merge(older: &Self, newer: &Self, small_bytes: usize) -> Self {
+        let (old, new) = (&older.packed, &newer.packed);
+        let mut merged = Packed::over(old.arenas_and(new), older.len() + newer.len());
+        let mut live_bytes = older.live_bytes + newer.live_bytes;
+        let mut rest = old.rows.as_slice();
+        for place in &new.rows {
+            let key = new.numbered(*place);
+            let before = partition_run(old, rest, key);
+            merged.rows.extend_from_slice(&rest[..before]);
             rest = &rest[before..];
-            if rest.first().is_some_and(|old| place(old) == place(row)) {
-                rest = &rest[1..];
+            if let Some((first, behind)) = rest.split_first()
+                && old.numbered(*first) == key
+            {
+                live_bytes -= first.bytes();
+                rest = behind;
             }
-            rows.push(row.clone());
+            merged.rows.push(Packed::behind(old, *place));
         }
-        rows.extend_from_slice(rest);
-        Self::of_sorted(rows)
-    }
-
-    pub(super) fn into_rows(self) -> Vec<BatchRow> {
-        self.rows
-    }
-
-    /// What this says of a row, if anything: its value, or that it is gone.
-    fn get(&self, table: Table, key: &[u8]) -> Option<&Option<Bytes>> {
-        let found = self.rows.binary_search_by(|row| place(row).cmp(&(table, key)));
-        found.ok().map(|index| &self.rows[index].2)
-    }
-
-    fn within(&self, table: Table, (from, until): &(Bound<Bytes>, Bound<Bytes>)) -> &[BatchRow] {
-        let start = self.rows.partition_point(|row| match from {
-            Bound::Included(key) => place(row) < (table, key),
-            Bound::Excluded(key) => place(row) <= (table, key),
-            Bound::Unbounded => row.0 < table,
-        });
-        let end = self.rows.partition_point(|row| match until {
-            Bound::Included(key) => place(row) <= (table, key),
-            Bound::Excluded(key) => place(row) < (table, key),
-            Bound::Unbounded => row.0 <= table,
-        });
-        self.rows.get(Range { start, end }).unwrap_or_default()
-    }
-}
-
-fn row_bytes((_, key, value): &BatchRow) -> usize {
-    ROW_BYTES + key.len() + value.as_ref().map_or(0, Bytes::len)
-}
-
-trait PartitionRun {
-    /// How many rows at the beginning come before `row`.
-    fn partition_run(&self, row: &BatchRow) -> usize;
-}
-
-impl PartitionRun for [BatchRow] {
-    /// Looks near the beginning first: merges go through both sides in step.
-    fn partition_run(&self, row: &BatchRow) -> usize {
-        let before = |other: &BatchRow| place(other) < place(row);
-        let mut step = 1;
-        let mut low = 0;
-        while let Some(other) = self.get(low + step - 1) {
-            if !before(other) {
-                break;
-            }
-            low += step;
-            step *= 2;
+        merged.rows.extend_from_slice(rest);
+        let run = Self::of(merged, live_bytes);
+        if run.bytes <= small_bytes || run.bytes > 2 * live_bytes {
+            Self::of(run.packed.repacked(), live_bytes)
+        } else {
+            run
         }
-        let high = self.len().min(low + step);
-        low + self[low..high].partition_point(before)
     }
+
+    pub(super) fn into_batch(self) -> WriteBatch {
+        self.packed.into()
+    }
+
+    fn compare(&self, place: Place, table: Table, key: &[u8]) -> Ordering {
+        let row = self.packed.row(place);
+        row.numbered()[0].cmp(&table.number()).then_with(|| row.key().cmp(key))
+    }
+
+    /// A row, if this says anything of it.
+    fn get(&self, table: Table, key: &[u8]) -> Option<Found<'_>> {
+        let rows = &self.packed.rows;
+        let found = rows.binary_search_by(|place| self.compare(*place, table, key));
+        found.ok().map(|index| Found::of(self, rows[index]))
+    }
+
+    fn within(&self, table: Table, (from, until): &(Bound<Bytes>, Bound<Bytes>)) -> &[Place] {
+        let rows = &self.packed.rows;
+        let number = |place: &Place| self.packed.numbered(*place)[0];
+        let start = rows.partition_point(|place| match from {
+            Bound::Included(key) => self.compare(*place, table, key).is_lt(),
+            Bound::Excluded(key) => self.compare(*place, table, key).is_le(),
+            Bound::Unbounded => number(place) < table.number(),
+        });
+        let end = rows.partition_point(|place| match until {
+            Bound::Included(key) => self.compare(*place, table, key).is_le(),
+            Bound::Excluded(key) => self.compare(*place, table, key).is_lt(),
+            Bound::Unbounded => number(place) <= table.number(),
+        });
+        rows.get(Range { start, end }).unwrap_or_default()
+    }
+}
+
+/// How many of `rows` come before the row with this numbered key. Looks near the
+/// beginning first: merges go through both sides in step.
+fn partition_run(packed: &Packed, rows: &[Place], key: &[u8]) -> usize {
+    let before = |other: &Place| packed.numbered(*other) < key;
+    let mut step = 1;
+    let mut low = 0;
+    while let Some(other) = rows.get(low + step - 1) {
+        if !before(other) {
+            break;
+        }
+        low += step;
+        step *= 2;
+    }
+    let high = rows.len().min(low + step);
+    low + rows[low..high].partition_point(before)
 }
 
 /// A row in the newest of the runs that know it; runs are newest first.
-pub(super) fn get<'a>(runs: &'a [Arc<Run>], table: Table, key: &[u8]) -> Option<&'a Option<Bytes>> {
+pub(super) fn get<'a>(runs: &'a [Arc<Run>], table: Table, key: &[u8]) -> Option<Found<'a>> {
     runs.iter().find_map(|run| run.get(table, key))
 }
 
@@ -141,8 +131,8 @@ pub(super) fn scan<'a>(
     range: &(Bound<Bytes>, Bound<Bytes>),
     descending: bool,
 ) -> Rows<'a> {
-    let slices = runs.iter().map(|run| run.within(table, range));
-    let slices: Vec<_> = slices.filter(|slice| !slice.is_empty()).collect();
+    let slices = runs.iter().map(|run| Slice { run, rows: run.within(table, range) });
+    let slices: Vec<_> = slices.filter(|slice| !slice.rows.is_empty()).collect();
     if slices.is_empty() {
         return below;
     }
@@ -151,39 +141,76 @@ pub(super) fn scan<'a>(
     Box::new(Scan { runs, next, below: below.peekable() })
 }
 
+/// Rows of one table of a run.
+#[derive(Clone, Copy)]
+struct Slice<'a> {
+    run: &'a Run,
+    rows: &'a [Place],
+}
+
+/// A row of a run.
+#[derive(Clone, Copy)]
+pub(super) struct Found<'a> {
+    key: &'a [u8],
+    run: &'a Run,
+    place: Place,
+}
+
+impl<'a> Found<'a> {
+    fn of(run: &'a Run, place: Place) -> Self {
+        Self { key: run.packed.row(place).key(), run, place }
+    }
+
+    /// Its value; none if the row is gone.
+    pub(super) fn value(&self) -> Option<Bytes> {
+        self.run.packed.value(self.place)
+    }
+}
+
+impl<'a> Slice<'a> {
+    fn head(&self, descending: bool) -> Option<Found<'a>> {
+        let place = if descending { self.rows.last() } else { self.rows.first() };
+        place.map(|place| Found::of(self.run, *place))
+    }
+
+    fn advance(&mut self, descending: bool) {
+        let rest = if descending {
+            self.rows.split_last().map(|(_, rest)| rest)
+        } else {
+            self.rows.split_first().map(|(_, rest)| rest)
+        };
+        self.rows = rest.unwrap_or_default();
+    }
+}
+
 /// The rows of several runs, in order, each from the newest that has it.
 struct Slices<'a> {
     /// Newest first; none is empty.
-    slices: Vec<&'a [BatchRow]>,
+    slices: Vec<Slice<'a>>,
     descending: bool,
 }
 
-impl<'a> Slices<'a> {
-    fn head(&self, slice: &'a [BatchRow]) -> &'a BatchRow {
-        if self.descending { &slice[slice.len() - 1] } else { &slice[0] }
-    }
-
+impl Slices<'_> {
     fn order(&self, a: &[u8], b: &[u8]) -> Ordering {
         if self.descending { b.cmp(a) } else { a.cmp(b) }
     }
 }
 
 impl<'a> Iterator for Slices<'a> {
-    type Item = &'a BatchRow;
+    type Item = Found<'a>;
 
-    fn next(&mut self) -> Option<&'a BatchRow> {
-        let heads = self.slices.iter().map(|slice| self.head(slice));
+    fn next(&mut self) -> Option<Found<'a>> {
+        let descending = self.descending;
+        let heads = self.slices.iter().filter_map(|slice| slice.head(descending));
         // The first of equals, which is the newest.
         let next = heads.reduce(|best, head| {
-            if self.order(&head.1, &best.1) == Ordering::Less { head } else { best }
+            if self.order(head.key, best.key) == Ordering::Less { head } else { best }
         })?;
-        let descending = self.descending;
         self.slices.retain_mut(|slice| {
-            let head = if descending { slice.last() } else { slice.first() };
-            if head.is_some_and(|head| head.1 == next.1) {
-                *slice = if descending { &slice[..slice.len() - 1] } else { &slice[1..] };
+            if slice.head(descending).is_some_and(|head| head.key == next.key) {
+                slice.advance(descending);
             }
-            !slice.is_empty()
+            !slice.rows.is_empty()
         });
         Some(next)
     }
@@ -191,7 +218,7 @@ impl<'a> Iterator for Slices<'a> {
 
 struct Scan<'a> {
     runs: Slices<'a>,
-    next: Option<&'a BatchRow>,
+    next: Option<Found<'a>>,
     below: Peekable<Rows<'a>>,
 }
 
@@ -202,7 +229,7 @@ impl<'a> Iterator for Scan<'a> {
         loop {
             let Some(row) = self.next else { return self.below.next() };
             match self.below.peek() {
-                Some(Ok((key, _))) => match self.runs.order(key, &row.1) {
+                Some(Ok((key, _))) => match self.runs.order(key, row.key) {
                     Ordering::Less => return self.below.next(),
                     Ordering::Equal => drop(self.below.next()),
                     Ordering::Greater => {}
@@ -211,8 +238,8 @@ impl<'a> Iterator for Scan<'a> {
                 None => {}
             }
             self.next = self.runs.next();
-            if let Some(value) = &row.2 {
-                return Some(Ok((row.1.clone(), value.clone())));
+            if let Some(value) = row.value() {
+                return Some(Ok((Bytes::copy_from_slice(row.key), value)));
             }
         }
     }

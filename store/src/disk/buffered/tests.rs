@@ -50,8 +50,8 @@ fn gated(buffer_bytes: usize) -> (Buffered, MemoryEngine, mpsc::SyncSender<bool>
 
 fn batch(number: u64, bytes: usize) -> WriteBatch {
     let mut batch = WriteBatch::default();
-    batch.put(Table::Meta, "number", number.to_be_bytes().to_vec());
-    batch.put(Table::Latest, number.to_be_bytes().to_vec(), vec![7; bytes]);
+    batch.put(Table::Meta, "number", number.to_be_bytes());
+    batch.put(Table::Latest, number.to_be_bytes(), vec![7; bytes]);
     batch
 }
 
@@ -135,13 +135,28 @@ fn there_are_few_runs() {
     let buffered = Buffered::new(engine, usize::MAX / 4, Flushing::Within).unwrap();
     for number in 1_u64..=4096 {
         let mut batch = WriteBatch::default();
-        batch.put(Table::Latest, number.to_be_bytes().to_vec(), "v");
+        batch.put(Table::Latest, number.to_be_bytes(), "v");
         buffered.commit(batch).unwrap();
     }
     let layers = buffered.shared.lock();
+    assert!(layers.bytes() < 4096 * 100, "{}", layers.bytes());
     let lengths: Vec<usize> = layers.runs.iter().map(|run| run.len()).collect();
     assert_eq!(lengths.iter().sum::<usize>(), 4096);
     assert!(lengths.windows(2).all(|pair| pair[0] >= 2 * pair[1]), "{lengths:?}");
+}
+
+#[test]
+fn what_is_overwritten_does_not_stay_in_memory() {
+    let engine = Box::new(MemoryEngine::default());
+    let buffered = Buffered::new(engine, 1 << 20, Flushing::Within).unwrap();
+    for number in 0..10_000_u64 {
+        let mut batch = WriteBatch::default();
+        batch.put(Table::Latest, "key", vec![7; 1000]);
+        batch.put(Table::Past, (number % 8).to_be_bytes(), vec![7; 1000]);
+        buffered.commit(batch).unwrap();
+        let bytes = buffered.shared.lock().bytes();
+        assert!(bytes < 60_000, "{bytes} bytes of 9 rows");
+    }
 }
 
 /// Rows of two tables, as a batch leaves them.
@@ -169,12 +184,13 @@ proptest! {
             let mut batch = WriteBatch::default();
             for (past, key, value) in rows {
                 let table = if *past { Table::Past } else { Table::Latest };
-                let value_row = value.map(|value| Bytes::from(vec![value]));
-                batch.rows.push((table, Bytes::from(vec![*key]), value_row));
-                match value {
-                    Some(value) => model.insert((table, *key), *value),
-                    None => model.remove(&(table, *key)),
-                };
+                if let Some(value) = value {
+                    batch.put(table, [*key], [*value]);
+                    model.insert((table, *key), *value);
+                } else {
+                    batch.delete(table, [*key]);
+                    model.remove(&(table, *key));
+                }
             }
             buffered.commit(batch).unwrap();
             history.push(model.clone());
