@@ -14,7 +14,7 @@
 //!
 //! Options: `--rounds N` (3), `--scale N` (1: about 200 MB of values an engine),
 //! `--dir PATH` (the system's temporary directory),
-//! `--engine NAME` (all of the build).
+//! `--engine NAME` (all of the build), `--value BYTES` (all sizes).
 
 #![expect(
     clippy::cast_precision_loss,
@@ -67,6 +67,7 @@ struct Options {
     dir: PathBuf,
     kinds: Vec<EngineKind>,
     load: Option<u64>,
+    value: Option<usize>,
     /// A state to open, for the fresh process of `--load`.
     open: Option<PathBuf>,
 }
@@ -74,7 +75,8 @@ struct Options {
 fn options() -> Options {
     let kinds = EngineKind::ALL.into_iter().filter(|kind| kind.is_available()).collect();
     let dir = std::env::temp_dir();
-    let mut options = Options { rounds: 3, scale: 1, dir, kinds, load: None, open: None };
+    let (load, value, open) = (None, None, None);
+    let mut options = Options { rounds: 3, scale: 1, dir, kinds, load, value, open };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().expect("an option has a value");
@@ -84,6 +86,7 @@ fn options() -> Options {
             "--dir" => options.dir = value().into(),
             "--engine" => options.kinds = vec![value().parse().expect("--engine is known")],
             "--load" => options.load = Some(value().parse().expect("--load is a number")),
+            "--value" => options.value = Some(value().parse().expect("--value is a number")),
             "--open" => options.open = Some(value().into()),
             // Cargo passes its own.
             _ => {}
@@ -128,7 +131,8 @@ fn compare(options: &Options) {
         "range us",
         "open s"
     );
-    for load in &loads {
+    let wanted = |load: &&Load| options.value.is_none_or(|bytes| bytes == load.value_bytes);
+    for load in loads.iter().filter(wanted) {
         let mut rounds = vec![Vec::new(); kinds.len()];
         for _ in 0..options.rounds {
             for (kind, rounds) in kinds.iter().zip(&mut rounds) {

@@ -112,26 +112,30 @@ impl Engine for Checked {
         let mut next = *stamps;
         let number = next[usize::from(Table::Meta.number())] + 1;
         next[usize::from(Table::Meta.number())] = number;
+        for row in batch.rows() {
+            next[usize::from(row.table().number())] = number;
+        }
         let rows = batch.len() + Table::ALL.len();
         let mut sealed = WriteBatch::with_capacity(rows, batch.bytes() + rows * SEAL_BYTES_MAX);
+        let all: Vec<u8> = next.iter().flat_map(|stamp| stamp.to_le_bytes()).collect();
+        put_sealed(&mut sealed, Table::Meta, STAMP, &all);
+        // Stamps go before the rows of their tables: a batch that is in order
+        // stays so.
+        let mut stamped = Table::Meta;
         for row in batch.rows() {
             let table = row.table();
-            next[usize::from(table.number())] = number;
-            match row.value {
-                Some(value) => put_sealed(&mut sealed, table, stored_parts(row.key()), value),
-                None => {
-                    sealed.delete_with(table, |stored| put_key(stored, stored_parts(row.key())))
-                }
+            if table != stamped && table != Table::Meta {
+                put_sealed(&mut sealed, table, STAMP, &number.to_le_bytes());
+                stamped = table;
+            }
+            let key = stored_parts(row.key());
+            if let Some(value) = row.value {
+                put_sealed(&mut sealed, table, key, value);
+            } else {
+                sealed.delete_with(table, |stored| put_key(stored, key));
             }
         }
         drop(batch);
-        for table in Table::ALL.into_iter().filter(|table| *table != Table::Meta) {
-            if next[usize::from(table.number())] == number {
-                put_sealed(&mut sealed, table, STAMP, &number.to_le_bytes());
-            }
-        }
-        let all: Vec<u8> = next.iter().flat_map(|stamp| stamp.to_le_bytes()).collect();
-        put_sealed(&mut sealed, Table::Meta, STAMP, &all);
         self.engine.commit(sealed)?;
         *stamps = next;
         Ok(())

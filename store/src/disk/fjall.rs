@@ -6,7 +6,7 @@
 //! durable when the commit returns. That suits large batches: it is meant to
 //! stand behind a [`Buffered`](super::buffered::Buffered).
 
-use super::batch::WriteBatch;
+use super::batch::{Place, Span, WriteBatch};
 use super::engine::{Engine, EngineError, EngineView, Rows, Table};
 use super::kind::EngineOptions;
 use super::memory::is_empty;
@@ -138,13 +138,14 @@ impl Engine for FjallEngine {
             return Ok(());
         }
         self.wait_for_merges()?;
-        let rows = batch.into_sorted();
+        let (arenas, rows) = batch.into_sorted();
+        let part = |span: Span| span.share(&arenas[span.arena as usize]);
         let mut ingestion = self.keyspace.start_ingestion().map_err(failed)?;
-        for place in &rows.rows {
+        for Place { key, value } in rows {
             // Parts of the batch: fjall keeps none of them beyond this.
-            match rows.parts(*place) {
-                (key, Some(value)) => ingestion.write(key, value),
-                (key, None) => ingestion.write_tombstone(key),
+            match value {
+                Some(value) => ingestion.write(part(key), part(value)),
+                None => ingestion.write_tombstone(part(key)),
             }
             .map_err(failed)?;
         }

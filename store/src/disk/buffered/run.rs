@@ -1,6 +1,6 @@
 //! Sorted rows that do not change, and what several of them show together.
 
-use crate::disk::batch::{Packed, Place, WriteBatch};
+use crate::disk::batch::{Place, Span, WriteBatch, number};
 use crate::disk::engine::{Rows, Table};
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -8,114 +8,211 @@ use std::iter::Peekable;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
+/// In place of a value's length: the row is gone.
+const GONE: u32 = u32::MAX;
+
+/// A row: the end of its key among the keys, and where its value is.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    key_end: u32,
+    arena: u32,
+    start: u32,
+    bytes: u32,
+}
+
+impl Slot {
+    fn value(self) -> Option<Span> {
+        let Self { arena, start, bytes, .. } = self;
+        (bytes != GONE).then_some(Span { arena, start, bytes })
+    }
+
+    fn value_bytes(self) -> usize {
+        self.value().map_or(0, |value| value.bytes as usize)
+    }
+}
+
 /// Rows in the order of table and key, each once.
+///
+/// Their keys lie one behind the other, in order, for they are compared over and
+/// over: a merge goes through memory as it lies there. Values are where they
+/// were written.
 #[derive(Debug, Default)]
 pub(super) struct Run {
-    packed: Packed,
-    /// What the rows take, without what was overwritten in their arenas.
+    keys: Vec<u8>,
+    slots: Vec<Slot>,
+    arenas: Vec<Bytes>,
+    /// What the values take, without what was overwritten.
     live_bytes: usize,
-    bytes: usize,
+    arena_bytes: usize,
 }
 
 impl Run {
     pub(super) fn new(batch: WriteBatch) -> Self {
-        let packed = batch.into_sorted();
-        let live_bytes = packed.rows.iter().map(|place| place.bytes()).sum();
-        Self::of(packed, live_bytes)
+        let (arenas, rows) = batch.into_sorted();
+        let keys = rows.iter().map(|place| place.key.bytes as usize).sum();
+        let mut run = Self::over(arenas, rows.len(), keys);
+        for Place { key, value } in rows {
+            run.keys.extend_from_slice(key.of(&run.arenas[key.arena as usize]));
+            let key_end = number(run.keys.len());
+            let gone = Span { arena: 0, start: 0, bytes: GONE };
+            let Span { arena, start, bytes } = value.unwrap_or(gone);
+            let slot = Slot { key_end, arena, start, bytes };
+            run.live_bytes += slot.value_bytes();
+            run.slots.push(slot);
+        }
+        run
     }
 
-    fn of(packed: Packed, live_bytes: usize) -> Self {
-        let bytes = packed.bytes();
-        Self { packed, live_bytes, bytes }
+    /// No rows yet, of these arenas.
+    fn over(arenas: Vec<Bytes>, slots: usize, keys: usize) -> Self {
+        let arena_bytes = arenas.iter().map(Bytes::len).sum();
+        let (keys, slots) = (Vec::with_capacity(keys), Vec::with_capacity(slots));
+        Self { keys, slots, arenas, live_bytes: 0, arena_bytes }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.packed.rows.len()
+        self.slots.len()
     }
 
     /// About how much memory it takes.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.keys.len() + self.slots.len() * size_of::<Slot>() + self.arena_bytes
     }
 
     /// Both together; where both have a row, the newer's. They get an arena of
     /// their own if they are no more than `small_bytes`, so that a run has few,
     /// and if more than half of what there is was overwritten.
     pub(super) fn merge(older: &Self, newer: &Self, small_bytes: usize) -> Self {
-        let (old, new) = (&older.packed, &newer.packed);
-        let mut merged = Packed::over(old.arenas_and(new), older.len() + newer.len());
-        let mut live_bytes = older.live_bytes + newer.live_bytes;
-        let mut rest = old.rows.as_slice();
-        for place in &new.rows {
-            let key = new.numbered(*place);
-            let before = partition_run(old, rest, key);
-            merged.rows.extend_from_slice(&rest[..before]);
-            rest = &rest[before..];
-            if let Some((first, behind)) = rest.split_first()
-                && old.numbered(*first) == key
-            {
-                live_bytes -= first.bytes();
-                rest = behind;
+        let arenas = older.arenas.iter().chain(&newer.arenas).cloned().collect();
+        let (slots, keys) = (older.len() + newer.len(), older.keys.len() + newer.keys.len());
+        let mut merged = Self::over(arenas, slots, keys);
+        merged.live_bytes = older.live_bytes + newer.live_bytes;
+        let behind = number(older.arenas.len());
+        let mut rest = 0;
+        for (index, slot) in newer.slots.iter().enumerate() {
+            let key = newer.numbered(index);
+            let until = older.first_not_before(key, rest);
+            merged.append(older, rest..until);
+            rest = until;
+            if rest < older.len() && older.numbered(rest) == key {
+                merged.live_bytes -= older.slots[rest].value_bytes();
+                rest += 1;
             }
-            merged.rows.push(Packed::behind(old, *place));
+            merged.keys.extend_from_slice(key);
+            let key_end = number(merged.keys.len());
+            merged.slots.push(Slot { key_end, arena: slot.arena + behind, ..*slot });
         }
-        merged.rows.extend_from_slice(rest);
-        let run = Self::of(merged, live_bytes);
-        if run.bytes <= small_bytes || run.bytes > 2 * live_bytes {
-            Self::of(run.packed.repacked(), live_bytes)
-        } else {
-            run
+        merged.append(older, rest..older.len());
+        if merged.bytes() <= small_bytes || merged.arena_bytes > 2 * merged.live_bytes {
+            merged.repack();
         }
+        merged
     }
 
+    /// Appends rows of a run whose arenas come first.
+    fn append(&mut self, other: &Self, rows: Range<usize>) {
+        let Some(last) = rows.end.checked_sub(1).filter(|last| *last >= rows.start) else {
+            return;
+        };
+        let from = other.key_start(rows.start);
+        let moved = number(self.keys.len());
+        self.keys.extend_from_slice(&other.keys[from..other.slots[last].key_end as usize]);
+        let from = number(from);
+        let slots = other.slots[rows].iter();
+        self.slots.extend(slots.map(|slot| Slot { key_end: slot.key_end - from + moved, ..*slot }));
+    }
+
+    /// Puts all values into an arena with nothing else in it.
+    fn repack(&mut self) {
+        let mut arena = Vec::with_capacity(self.live_bytes);
+        for slot in &mut self.slots {
+            if let Some(value) = slot.value() {
+                (slot.arena, slot.start) = (0, number(arena.len()));
+                arena.extend_from_slice(value.of(&self.arenas[value.arena as usize]));
+            }
+        }
+        debug_assert_eq!(arena.len(), self.live_bytes, "what is live was counted");
+        self.arena_bytes = arena.len();
+        self.arenas = vec![arena.into()];
+    }
+
+    /// The same rows as a batch.
     pub(super) fn into_batch(self) -> WriteBatch {
-        self.packed.into()
+        let Self { keys, slots, mut arenas, .. } = self;
+        let arena = number(arenas.len());
+        let mut start = 0;
+        let place = |slot: Slot| {
+            let key = Span { arena, start, bytes: slot.key_end - start };
+            start = slot.key_end;
+            Place { key, value: slot.value() }
+        };
+        let rows = slots.into_iter().map(place).collect();
+        arenas.push(keys.into());
+        WriteBatch::of_sorted(arenas, rows)
     }
 
-    fn compare(&self, place: Place, table: Table, key: &[u8]) -> Ordering {
-        let row = self.packed.row(place);
-        row.numbered()[0].cmp(&table.number()).then_with(|| row.key().cmp(key))
+    fn key_start(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.slots[before].key_end as usize)
+    }
+
+    /// The number of a row's table and its key.
+    fn numbered(&self, index: usize) -> &[u8] {
+        &self.keys[self.key_start(index)..self.slots[index].key_end as usize]
+    }
+
+    fn compare(&self, index: usize, table: Table, key: &[u8]) -> Ordering {
+        let numbered = self.numbered(index);
+        numbered[0].cmp(&table.number()).then_with(|| numbered[1..].cmp(key))
+    }
+
+    /// The first row from `from` on that does not come before this numbered key.
+    /// Looks near `from` first: merges go through both sides in step.
+    fn first_not_before(&self, key: &[u8], from: usize) -> usize {
+        let before = |index: usize| self.numbered(index) < key;
+        let (mut low, mut step) = (from, 1);
+        while low + step <= self.len() && before(low + step - 1) {
+            low += step;
+            step *= 2;
+        }
+        partition(low..self.len().min(low + step), before)
     }
 
     /// A row, if this says anything of it.
     fn get(&self, table: Table, key: &[u8]) -> Option<Found<'_>> {
-        let rows = &self.packed.rows;
-        let found = rows.binary_search_by(|place| self.compare(*place, table, key));
-        found.ok().map(|index| Found::of(self, rows[index]))
+        let at = partition(0..self.len(), |index| self.compare(index, table, key).is_lt());
+        let found = at < self.len() && self.compare(at, table, key).is_eq();
+        found.then(|| Found::of(self, at))
     }
 
-    fn within(&self, table: Table, (from, until): &(Bound<Bytes>, Bound<Bytes>)) -> &[Place] {
-        let rows = &self.packed.rows;
-        let number = |place: &Place| self.packed.numbered(*place)[0];
-        let start = rows.partition_point(|place| match from {
-            Bound::Included(key) => self.compare(*place, table, key).is_lt(),
-            Bound::Excluded(key) => self.compare(*place, table, key).is_le(),
-            Bound::Unbounded => number(place) < table.number(),
+    fn within(&self, table: Table, (from, until): &(Bound<Bytes>, Bound<Bytes>)) -> Range<usize> {
+        let number = |index: usize| self.numbered(index)[0];
+        let start = partition(0..self.len(), |index| match from {
+            Bound::Included(key) => self.compare(index, table, key).is_lt(),
+            Bound::Excluded(key) => self.compare(index, table, key).is_le(),
+            Bound::Unbounded => number(index) < table.number(),
         });
-        let end = rows.partition_point(|place| match until {
-            Bound::Included(key) => self.compare(*place, table, key).is_le(),
-            Bound::Excluded(key) => self.compare(*place, table, key).is_lt(),
-            Bound::Unbounded => number(place) <= table.number(),
+        let end = partition(0..self.len(), |index| match until {
+            Bound::Included(key) => self.compare(index, table, key).is_le(),
+            Bound::Excluded(key) => self.compare(index, table, key).is_lt(),
+            Bound::Unbounded => number(index) <= table.number(),
         });
-        rows.get(Range { start, end }).unwrap_or_default()
+        start..end.max(start)
     }
 }
 
-/// How many of `rows` come before the row with this numbered key. Looks near the
-/// beginning first: merges go through both sides in step.
-fn partition_run(packed: &Packed, rows: &[Place], key: &[u8]) -> usize {
-    let before = |other: &Place| packed.numbered(*other) < key;
-    let mut step = 1;
-    let mut low = 0;
-    while let Some(other) = rows.get(low + step - 1) {
-        if !before(other) {
-            break;
+/// The first of `rows` that `is_before` is not true of; it is of none that
+/// follows.
+fn partition(rows: Range<usize>, is_before: impl Fn(usize) -> bool) -> usize {
+    let Range { start: mut low, end: mut high } = rows;
+    while low < high {
+        let middle = low.midpoint(high);
+        if is_before(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
         }
-        low += step;
-        step *= 2;
     }
-    let high = rows.len().min(low + step);
-    low + rows[low..high].partition_point(before)
+    low
 }
 
 /// A row in the newest of the runs that know it; runs are newest first.
@@ -142,10 +239,9 @@ pub(super) fn scan<'a>(
 }
 
 /// Rows of one table of a run.
-#[derive(Clone, Copy)]
 struct Slice<'a> {
     run: &'a Run,
-    rows: &'a [Place],
+    rows: Range<usize>,
 }
 
 /// A row of a run.
@@ -153,33 +249,33 @@ struct Slice<'a> {
 pub(super) struct Found<'a> {
     key: &'a [u8],
     run: &'a Run,
-    place: Place,
+    index: usize,
 }
 
 impl<'a> Found<'a> {
-    fn of(run: &'a Run, place: Place) -> Self {
-        Self { key: run.packed.row(place).key(), run, place }
+    fn of(run: &'a Run, index: usize) -> Self {
+        Self { key: &run.numbered(index)[1..], run, index }
     }
 
     /// Its value; none if the row is gone.
     pub(super) fn value(&self) -> Option<Bytes> {
-        self.run.packed.value(self.place)
+        let value = self.run.slots[self.index].value()?;
+        Some(value.share_or_copy(&self.run.arenas[value.arena as usize]))
     }
 }
 
 impl<'a> Slice<'a> {
     fn head(&self, descending: bool) -> Option<Found<'a>> {
-        let place = if descending { self.rows.last() } else { self.rows.first() };
-        place.map(|place| Found::of(self.run, *place))
+        let index = if descending { self.rows.end.checked_sub(1)? } else { self.rows.start };
+        self.rows.contains(&index).then(|| Found::of(self.run, index))
     }
 
     fn advance(&mut self, descending: bool) {
-        let rest = if descending {
-            self.rows.split_last().map(|(_, rest)| rest)
+        if descending {
+            self.rows.end -= 1;
         } else {
-            self.rows.split_first().map(|(_, rest)| rest)
-        };
-        self.rows = rest.unwrap_or_default();
+            self.rows.start += 1;
+        }
     }
 }
 
