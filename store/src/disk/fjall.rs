@@ -27,6 +27,9 @@ const WORKERS_NICE: i32 = 10;
 /// fjall's own choice, for half as much merging. A read looks into each of
 /// them that its filter does not rule out.
 const MERGE_FROM: u8 = 8;
+/// Bytes of a merged file, an eighth of fjall's own choice. Each is synced as a
+/// whole, and whatever else is synced on that disk waits behind it: the log.
+const TABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// Values from this size on live in files of their own, so that merging does
 /// not copy documents over and over.
 const BLOB_BYTES_MIN: u32 = 4096;
@@ -109,7 +112,9 @@ impl FjallEngine {
 
 fn create_options() -> KeyspaceCreateOptions {
     let blobs = fjall::KvSeparationOptions::default().separation_threshold(BLOB_BYTES_MIN);
-    let merging = fjall::compaction::Leveled::default().with_l0_threshold(MERGE_FROM);
+    let merging = fjall::compaction::Leveled::default()
+        .with_l0_threshold(MERGE_FROM)
+        .with_table_target_size(TABLE_BYTES);
     KeyspaceCreateOptions::default()
         .with_kv_separation(Some(blobs))
         .compaction_strategy(Arc::new(merging))
