@@ -11,6 +11,7 @@ use super::{LogOptions, LogStats};
 use crate::disk::storage::{Storage, StorageFile};
 use crate::planted::{self, Bug};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -108,6 +109,8 @@ pub(super) struct Upkeep {
     storage: Arc<dyn Storage>,
     segment_bytes: u64,
     zero_ahead: bool,
+    /// Bytes of the active segment that are in use.
+    active_bytes: AtomicU64,
     plan: Mutex<Plan>,
     changed: Condvar,
 }
@@ -132,6 +135,7 @@ impl Upkeep {
             storage,
             segment_bytes: options.segment_bytes,
             zero_ahead: options.zero_ahead,
+            active_bytes: AtomicU64::new(0),
             plan: Mutex::new(plan),
             changed: Condvar::new(),
         }
@@ -139,6 +143,18 @@ impl Upkeep {
 
     fn lock(&self) -> MutexGuard<'_, Plan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells how much of the active segment is in use.
+    pub(super) fn note_active(&self, bytes: u64) {
+        self.active_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether a segment of which `done` bytes are prepared will not be ready in
+    /// time if it goes on at leisure.
+    fn is_late(&self, done: u64) -> bool {
+        let used = self.active_bytes.load(Ordering::Relaxed);
+        done < used.saturating_add(used / 4)
     }
 
     /// Lets segments be removed in which nothing is left.
@@ -172,6 +188,7 @@ impl Upkeep {
                     plan.next = Next::Wanted(blank.sequence + 1);
                     plan.hurry = false;
                     plan.unprepared += u64::from(waited);
+                    self.note_active(0);
                     self.changed.notify_all();
                     drop(plan);
                     return if blank.bytes >= needed {
@@ -231,7 +248,7 @@ impl Upkeep {
             // Piece by piece, so that no sync of the log waits behind all of it.
             file.sync_data()?;
             at += length as u64;
-            if at < bytes {
+            if at < bytes && !self.is_late(at) {
                 self.rest();
             }
         }

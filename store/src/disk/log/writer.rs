@@ -179,6 +179,7 @@ impl LogWriter {
             let votes = !pass.votes.is_empty();
             let (written, micros) = self.persist(votes)?;
             self.active.position += written;
+            self.upkeep.note_active(self.active.position);
             self.active.round += 1;
             self.active.chain = chain;
             settled.bytes = written;
