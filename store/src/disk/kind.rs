@@ -70,7 +70,7 @@ pub struct EngineOptions {
     /// Bytes of memory for blocks that were read.
     pub cache_bytes: u64,
     /// Bytes of memory in which batches are gathered before they are written as
-    /// one; up to four times as much when the disk is slow.
+    /// one; up to six times as much when the disk is slow.
     pub write_buffer_bytes: usize,
     /// Whether sled's own flush is taken for durable, which it is not: the
     /// power-cut test sets it to show that it finds such a loss.

@@ -11,7 +11,8 @@
 //! The buffer is a few sorted runs that never change. A batch becomes a run;
 //! runs of similar length are merged (Bentley and Saxe, "Decomposable searching
 //! problems", 1980: the logarithmic method), so that there are few of them and
-//! each row is copied a logarithmic number of times. A view is a list of runs
+//! each key is copied a logarithmic number of times; values stay where they are
+//! unless most around them was overwritten. A view is a list of runs
 //! and a view of the engine: taking one costs a few reference counts.
 //!
 //! What [`Engine`] promises stays true. Batches go down in their order and
@@ -110,7 +111,8 @@ impl Layers {
 
 impl Buffered {
     /// Puts a buffer of about `buffer_bytes` of memory before `engine`. With
-    /// what is being written and what comes meanwhile it can be four times as much.
+    /// what is being written, its copy with checksums, and what comes meanwhile, it
+    /// can be six times as much.
     ///
     /// # Errors
     ///

@@ -19,8 +19,8 @@ use std::time::Duration;
 const RETRY: Duration = Duration::from_millis(500);
 /// Zeros written between two looks at whether the writer waits.
 const ZEROS: usize = 1024 * 1024;
-/// How long the disk is left alone between two such pieces: several replicas may
-/// share it, and a segment is needed seconds from now at the earliest.
+/// How long the disk is left alone between two such pieces, as long as the active
+/// segment does not fill as fast: several replicas may share the disk.
 const REST: Duration = Duration::from_millis(100);
 
 /// The file name of a segment. Names sort as sequences do.
@@ -150,8 +150,8 @@ impl Upkeep {
         self.active_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Whether a segment of which `done` bytes are prepared will not be ready in
-    /// time if it goes on at leisure.
+    /// Whether a segment of which `done` bytes are zeroed may come too late: no
+    /// more than five quarters of what is in use of the active one.
     fn is_late(&self, done: u64) -> bool {
         let used = self.active_bytes.load(Ordering::Relaxed);
         done < used.saturating_add(used / 4)
@@ -345,5 +345,28 @@ impl Upkeep {
         stats.next_prepared = matches!(plan.next, Next::Ready(_));
         stats.rotations_unprepared = plan.unprepared;
         stats.space_problem.clone_from(&plan.problem);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::storage::SimDisk;
+
+    #[test]
+    fn preparation_is_late_when_the_active_segment_fills_faster() {
+        let segment_bytes = LogOptions::SEGMENT_BYTES_MIN;
+        let options = LogOptions { segment_bytes, ..LogOptions::default() };
+        let disk = SimDisk::new(7, 16 * segment_bytes);
+        let upkeep = Upkeep::new(Arc::new(disk), &options, Err(2));
+        assert!(!upkeep.is_late(0), "nothing was written yet");
+        upkeep.note_active(8_000);
+        assert!(upkeep.is_late(9_999));
+        assert!(!upkeep.is_late(10_000));
+        let blank = upkeep.take(0).unwrap();
+        assert_eq!(blank.sequence, 2);
+        upkeep.note_active(8_000);
+        upkeep.take(0).unwrap();
+        assert!(!upkeep.is_late(0), "another segment is active, and empty");
     }
 }
