@@ -9,7 +9,7 @@ use crate::planted::{self, Bug};
 use bytes::{Buf, BufMut};
 use crc32c::{crc32c, crc32c_append};
 
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// The first round of a segment starts here: the header has a page for itself.
 pub(super) const HEADER_BYTES: usize = 4096;
 /// The part of the header's page that is written: a sector, so it cannot tear.
@@ -19,8 +19,8 @@ const MAGIC: [u8; 8] = *b"KSTN-LOG";
 pub(super) const RECORD_HEADER: usize = 16;
 /// Ends the header of each record.
 const MARK: [u8; 3] = [b'K', b'L', PAD];
-/// Fills records up to a multiple of eight, by at least one byte. Not zero, so
-/// that a record whose last byte is zero was not written to its end.
+/// Fills records up to a multiple of eight, by at least one byte, and ends the
+/// header's sector.
 const PAD: u8 = 0xA5;
 const ID_BYTES: usize = 24;
 const ROUND_BODY: usize = 40;
@@ -38,7 +38,7 @@ const PURGE: u8 = 5;
 const COMMITTED: u8 = 6;
 
 /// Records begin at multiples of this.
-pub(super) const ALIGNMENT: usize = 8;
+const ALIGNMENT: usize = 8;
 
 /// Bytes that a record with this body takes.
 const fn record_bytes(body: usize) -> usize {
@@ -53,7 +53,7 @@ pub(super) const fn entry_bytes(payload: usize) -> usize {
 /// Bytes of the largest record that is not an entry.
 pub(super) const CONTROL_BYTES_MAX: usize = record_bytes(8 + ID_BYTES);
 
-/// A place in the log.
+/// A place in the log: an offset into a segment's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) segment: u64,
@@ -79,10 +79,10 @@ pub(super) const fn round_tag(round: u64) -> u32 {
     round as u32
 }
 
-/// Whether a record with this tag was written in a round after `round`. Rounds
-/// that are compared are never billions apart.
-pub(super) const fn is_later(tag: u32, round: u64) -> bool {
-    let ahead = tag.wrapping_sub(round_tag(round));
+/// Whether a round with this tag comes after the one with tag `than`. Rounds that
+/// are compared are never billions apart: a segment is used again long before.
+pub(super) const fn is_later(tag: u32, than: u32) -> bool {
+    let ahead = tag.wrapping_sub(than);
     ahead != 0 && ahead < 1 << 31
 }
 
@@ -113,8 +113,6 @@ pub(super) struct Header {
 pub(super) enum HeaderFlaw {
     /// All zeros: the segment was never used.
     Blank,
-    /// Not written to its end.
-    Cut,
     /// Written by a later version.
     Format(u32),
     /// Anything else.
@@ -163,12 +161,12 @@ impl Header {
 
     /// Reads the header of the segment whose contents start with `bytes`.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, HeaderFlaw> {
-        let sector = bytes.get(..HEADER_SECTOR).ok_or(HeaderFlaw::Cut)?;
+        let sector = &bytes[..bytes.len().min(HEADER_SECTOR)];
         if is_zero(sector) {
             return Err(HeaderFlaw::Blank);
         }
-        if sector[HEADER_SECTOR - 1] == 0 {
-            return Err(HeaderFlaw::Cut);
+        if sector.len() < HEADER_SECTOR {
+            return Err(HeaderFlaw::Unreadable);
         }
         let mut rest = &sector[8..];
         let format = rest.get_u32_le();
@@ -302,11 +300,6 @@ pub(super) struct Decoded<'a> {
     pub(super) round_tag: u32,
     pub(super) crc: u32,
     pub(super) bytes: usize,
-}
-
-/// Whether `bytes` start like a record; cheaper than [`decode`].
-pub(super) fn looks_like_record(bytes: &[u8]) -> bool {
-    bytes.get(13..16).is_some_and(|found| found == MARK)
 }
 
 /// Reads the record that `bytes` start with, which must have been written at

@@ -2,6 +2,7 @@
 
 use super::format::{self, Position, Record};
 use super::index::Located;
+use super::sectors;
 use super::shared::Shared;
 use super::upkeep::{Upkeep, segment_name};
 use super::{
@@ -52,7 +53,7 @@ impl Log {
         let opened = recovery::open(&storage, &options)?;
         let upkeep = Arc::new(Upkeep::new(Arc::clone(&storage), &options, opened.next));
         let shared = Arc::new(Shared::new(options, opened.now, opened.index));
-        upkeep.remove(&opened.dead);
+        upkeep.remove(opened.dead);
         let writer = LogWriter::new(Arc::clone(&shared), Arc::clone(&upkeep), opened.active);
         Ok((Self { handle: Arc::new(Handle { shared, upkeep, storage }) }, writer))
     }
@@ -178,11 +179,14 @@ fn read_located(located: &[Located]) -> Result<Vec<LogEntry>, LogError> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
         let start = first.place.offset;
         let length = (last.place.offset - start + last.place.bytes) as usize;
-        let mut buffer = vec![0; length];
+        let stream = u64::from(start);
+        let range = sectors::file_range(&(stream..stream + length as u64));
+        let mut buffer = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
         first
             .file
-            .read_at(&mut buffer, u64::from(start))
+            .read_at(&mut buffer, range.start)
             .map_err(|error| LogError::failed("reading entries", &error))?;
+        sectors::strip(&mut buffer, stream);
         let buffer = Bytes::from(buffer);
         for entry in group {
             entries.push(verified(&buffer, start, entry)?);
@@ -207,7 +211,7 @@ fn verified(buffer: &Bytes, start: u32, located: &Located) -> Result<LogEntry, L
     };
     Err(LogError::Damaged(Damage {
         segment: segment_name(located.sequence),
-        offset: position.offset,
+        offset: sectors::file_offset(position.offset),
         expected: format!("the entry of index {}", located.index),
         found,
     }))

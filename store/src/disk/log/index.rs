@@ -10,7 +10,7 @@ use crate::disk::storage::StorageFile;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Where a record lies in its segment.
+/// Where a record lies in its segment's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) offset: u32,

@@ -14,9 +14,10 @@
 //!   reports the newest append and every vote. What is queued meanwhile makes
 //!   the next round: the batch grows with the load, and a lone write waits for
 //!   nobody.
-//! * Records live in *segments*, preallocated files of zeros, the next of which
-//!   is prepared ahead. So a write never changes a file's size, and space can
-//!   run out only where it does no harm: while preparing.
+//! * Records live in *segments*, preallocated files, the next of which is prepared
+//!   ahead: one that is no longer needed is used again, else a new one is made.
+//!   So a write never changes a file's size, and space can run out only where it
+//!   does no harm: while preparing.
 //!
 //! What is found on opening is told apart strictly. A round that a crash tore,
 //! at the very end, was never acknowledged: it is cut off, and zeroed so that
@@ -35,6 +36,7 @@ mod index;
 mod options;
 mod problem;
 mod recovery;
+mod sectors;
 mod shared;
 mod stats;
 mod upkeep;

@@ -97,7 +97,7 @@ pub enum OpenError {
     /// replica rejoin with an empty one under a new id.
     #[error(transparent)]
     Damaged(#[from] Damage),
-    /// The log was written by a later version of this program.
+    /// The log was written by another version of this program.
     #[error("the log's segment {segment} has format {found}; this program reads format {expected}")]
     Format {
         /// The segment's file name.

@@ -3,23 +3,25 @@
 //! Rounds follow each other by number and by a chain of checksums, and each is
 //! written only after the one before it was synced. So at most one round can be
 //! torn, the last, and it was never acknowledged. A place that cannot be read is
-//! taken for the torn round only if nothing speaks against it:
+//! taken for the torn round, or for the end, only if nothing speaks against it:
 //!
 //! * no later round and no later segment was begun, and the log was not closed
 //!   after it;
-//! * bytes of it are missing. A disk writes a sector whole or not at all, and
-//!   all of it was zero before, so a torn round shows a stretch of zeros within
-//!   a sector or lacks its last byte, which is never zero. If instead every
-//!   part of it was written and the checksum is wrong, a bit has rotted in what
-//!   may have been acknowledged.
+//! * a sector of it is missing. A disk writes a sector whole or not at all, and
+//!   each carries the stamp of the last round that wrote to it (see `sectors`): a
+//!   sector that did not arrive is blank or carries the stamp of an older round,
+//!   be it of this segment or of what its file was before. If instead each
+//!   sector was written and the checksum is wrong, or a stamp is none, a bit has
+//!   rotted in what may have been acknowledged.
 //!
 //! Nothing is changed on the disk before all of it was judged.
 
 use super::format::{
-    self, Carried, EndMark, HEADER_BYTES, HEADER_SECTOR, Header, HeaderFlaw, Position, ROUND_BYTES,
-    Record, Round, RoundFlaw, RoundMark, is_zero,
+    self, Carried, EndMark, HEADER_BYTES, HEADER_SECTOR, Header, HeaderFlaw, Position,
+    ROUND_BYTES, Record, Round, RoundFlaw, RoundMark, round_tag,
 };
 use super::index::{Index, Place, SegmentPlaces};
+use super::sectors::{Stream, file_offset};
 use super::upkeep::{self, Blank, segment_name, segment_sequence};
 use super::writer::Active;
 use super::{Damage, LogOptions, OpenError, Recovered};
@@ -27,9 +29,6 @@ use crate::disk::LogId;
 use crate::disk::storage::{SECTOR_BYTES, Storage, StorageFile};
 use crate::planted::{self, Bug};
 use std::sync::Arc;
-
-/// Bytes read or zeroed at once.
-const PIECE_BYTES: usize = 1024 * 1024;
 
 /// An opened log.
 pub(super) struct Opened {
@@ -45,7 +44,7 @@ pub(super) struct Opened {
 struct Files {
     /// Segments with contents, without a gap, up to the newest.
     used: Vec<Blank>,
-    /// The segment after them, if it is there and whole.
+    /// The segment after them, if it is there.
     spare: Option<Blank>,
     /// Segments before a gap: their removal was under way.
     strays: Vec<u64>,
@@ -56,14 +55,14 @@ pub(super) fn open(storage: &Arc<dyn Storage>, options: &LogOptions) -> Result<O
     upkeep::remove_unfinished(&**storage)
         .and_then(|()| storage.sync_dir())
         .map_err(OpenError::io("syncing the directory"))?;
-    let files = sort_out(&**storage, options)?;
-    if files.used.is_empty() {
-        return create(&**storage, options, files.spare);
-    }
+    let files = sort_out(&**storage)?;
     let mut replay = Replay::default();
-    let newest = files.used.len() - 1;
-    for (at, segment) in files.used.iter().enumerate() {
-        replay.segment(segment, at == newest)?;
+    let newest = files.used.last().map(|segment| segment.sequence);
+    for segment in &files.used {
+        replay.segment(segment, Some(segment.sequence) == newest)?;
+    }
+    if let Some(spare) = &files.spare {
+        replay.spare(spare)?;
     }
     if let Some(index) = replay.index.missing() {
         let first = &files.used[0];
@@ -74,6 +73,13 @@ pub(super) fn open(storage: &Arc<dyn Storage>, options: &LogOptions) -> Result<O
             found: "none".to_owned(),
         }
         .into());
+    }
+    replay.repair()?;
+    // One that is not whole was being made, and will be again.
+    let whole = |spare: &Blank| spare.bytes >= options.segment_bytes;
+    let files = Files { spare: files.spare.filter(whole), ..files };
+    if files.used.is_empty() {
+        return create(&**storage, options, files.spare);
     }
     replay.finish(&**storage, files)
 }
@@ -111,11 +117,11 @@ fn create(
     })
 }
 
-fn sort_out(storage: &dyn Storage, options: &LogOptions) -> Result<Files, OpenError> {
+fn sort_out(storage: &dyn Storage) -> Result<Files, OpenError> {
     let names = storage.list().map_err(OpenError::io("listing segments"))?;
     let mut found: Vec<u64> = names.iter().filter_map(|name| segment_sequence(name)).collect();
     found.sort_unstable();
-    let mut blank: Vec<Blank> = Vec::new();
+    let mut unused: Vec<Blank> = Vec::new();
     let mut used: Vec<Blank> = Vec::new();
     let mut strays = Vec::new();
     for sequence in found.into_iter().rev() {
@@ -127,29 +133,24 @@ fn sort_out(storage: &dyn Storage, options: &LogOptions) -> Result<Files, OpenEr
         if used.len() < 2 {
             past_the_cache(&segment)?;
         }
-        if used.is_empty() && is_blank(&segment)? {
-            blank.push(segment);
+        if used.is_empty() && is_unused(&segment)? {
+            unused.push(segment);
         } else {
             used.push(segment);
         }
     }
     used.reverse();
     strays.reverse();
-    let spare = first_spare(&used, blank, options)?;
+    let spare = first_spare(&used, unused)?;
     Ok(Files { used, spare, strays })
 }
 
-/// Of the blank segments, newest first, the one that follows those in use, if it
-/// is whole. Others were being prepared, and will be again.
-fn first_spare(
-    used: &[Blank],
-    mut blank: Vec<Blank>,
-    options: &LogOptions,
-) -> Result<Option<Blank>, OpenError> {
-    blank.reverse();
+/// Of the unused segments, newest first, the one that follows those in use.
+fn first_spare(used: &[Blank], mut unused: Vec<Blank>) -> Result<Option<Blank>, OpenError> {
+    unused.reverse();
     let first = used.last().map_or(1, |segment| segment.sequence + 1);
     if let Some((expected, _)) =
-        (first..).zip(&blank).find(|(expected, segment)| segment.sequence != *expected)
+        (first..).zip(&unused).find(|(expected, segment)| segment.sequence != *expected)
     {
         return Err(Damage {
             segment: segment_name(expected),
@@ -159,8 +160,7 @@ fn first_spare(
         }
         .into());
     }
-    let spare = blank.into_iter().next();
-    Ok(spare.filter(|segment| segment.bytes >= options.segment_bytes))
+    Ok(unused.into_iter().next())
 }
 
 fn open_segment(storage: &dyn Storage, sequence: u64) -> Result<Blank, OpenError> {
@@ -179,20 +179,17 @@ fn past_the_cache(segment: &Blank) -> Result<(), OpenError> {
     segment.file.drop_cache().map_err(OpenError::io(doing()))
 }
 
-fn is_blank(segment: &Blank) -> Result<bool, OpenError> {
-    let mut piece = Vec::new();
-    let mut at = 0;
-    while at < segment.bytes {
-        let length =
-            usize::try_from(segment.bytes - at).map_or(PIECE_BYTES, |n| n.min(PIECE_BYTES));
-        piece.resize(length, 0);
-        read(segment, &mut piece, at)?;
-        if !is_zero(&piece) {
-            return Ok(false);
-        }
-        at += length as u64;
-    }
-    Ok(true)
+/// Whether a segment has no header of its own: the one that it has is blank, or
+/// of an earlier life of the file. A round may have been torn in it, see
+/// [`Replay::spare`].
+fn is_unused(segment: &Blank) -> Result<bool, OpenError> {
+    let length = segment.bytes.min(HEADER_BYTES as u64);
+    let mut page = vec![0; usize::try_from(length).unwrap_or(HEADER_BYTES)];
+    read(segment, &mut page, 0)?;
+    Ok(match Header::decode(&page) {
+        Ok(header) => header.segment < segment.sequence,
+        Err(flaw) => flaw == HeaderFlaw::Blank,
+    })
 }
 
 fn read(segment: &Blank, buffer: &mut [u8], offset: u64) -> Result<(), OpenError> {
@@ -208,55 +205,78 @@ struct Replay {
     round: u64,
     chain: u32,
     started: bool,
-    /// Where the newest segment ends; none of it is in use if this is 0.
+    /// Where the newest segment's stream ends.
     position: u64,
-    /// Where the newest segment has something that must go.
-    torn: Option<std::ops::Range<u64>>,
+    /// What is to be written where, to take back a round that was torn.
+    repairs: Vec<Repair>,
+}
+
+/// Bytes to be written to a file.
+struct Repair {
+    sequence: u64,
+    file: Arc<dyn StorageFile>,
+    offset: u64,
+    bytes: Vec<u8>,
 }
 
 impl Replay {
     fn segment(&mut self, segment: &Blank, newest: bool) -> Result<(), OpenError> {
-        let mut contents = vec![0; usize::try_from(segment.bytes).unwrap_or(usize::MAX)];
-        read(segment, &mut contents, 0)?;
-        let pages = Contents { sequence: segment.sequence, bytes: &contents, newest };
-        if !self.header(&pages)? {
-            return Ok(());
-        }
+        let contents = Contents::read(segment, newest)?;
+        self.header(&contents)?;
         let places = SegmentPlaces::new(segment.sequence, Arc::clone(&segment.file), segment.bytes);
         self.index.add_segment(places);
         let mut at = HEADER_BYTES;
-        while let Some(round) = self.next_round(&pages, at)? {
+        while let Some(round) = self.next_round(&contents, at)? {
             self.apply(&round, at);
             at += round.bytes;
         }
-        if let Some(end) = pages.end_mark()
+        if let Some(end) = contents.end_mark()
             && end.round > self.round
         {
             let found = format!("none, though the log was closed after round {}", end.round);
-            return Err(pages.damage(at, format!("round {}", self.round + 1), found).into());
+            return Err(contents.damage(at, format!("round {}", self.round + 1), found).into());
         }
         self.position = at as u64;
+        if newest {
+            self.take_back(segment, &contents, at);
+        }
         Ok(())
     }
 
-    /// Reads the header. `false` if the segment was torn before it was in use.
-    fn header(&mut self, pages: &Contents<'_>) -> Result<bool, OpenError> {
-        let header = match Header::decode(pages.bytes) {
+    /// Looks at the segment after the newest. Its header was never written, so
+    /// nothing in it was acknowledged; but its first round may have been torn.
+    fn spare(&mut self, segment: &Blank) -> Result<(), OpenError> {
+        let contents = Contents::read(segment, true)?;
+        if contents.bytes().len() < HEADER_BYTES {
+            return Ok(());
+        }
+        contents.refuse_later_rounds(HEADER_BYTES, self.round + 1)?;
+        if contents.end_mark().is_some() {
+            let found = "none, though the log was closed in it";
+            return Err(contents.damage(0, "a segment header", found).into());
+        }
+        self.take_back(segment, &contents, HEADER_BYTES);
+        Ok(())
+    }
+
+    /// Plans to take back what a torn round left behind at `at`.
+    fn take_back(&mut self, segment: &Blank, contents: &Contents, at: usize) {
+        let (torn, before) = (round_tag(self.round + 1), round_tag(self.round));
+        if let Some((offset, bytes)) = contents.stream.erasure(at, torn, before) {
+            let file = Arc::clone(&segment.file);
+            self.repairs.push(Repair { sequence: segment.sequence, file, offset, bytes });
+        }
+    }
+
+    fn header(&mut self, contents: &Contents) -> Result<(), OpenError> {
+        let header = match Header::decode(contents.bytes()) {
             Ok(header) => header,
             Err(HeaderFlaw::Format(found)) => {
-                let segment = segment_name(pages.sequence);
+                let segment = segment_name(contents.sequence);
                 return Err(OpenError::Format { segment, found, expected: format::FORMAT });
             }
             Err(flaw) => {
-                let known = self.started || pages.sequence == 1;
-                let cut = flaw != HeaderFlaw::Unreadable && pages.end_mark().is_none();
-                if pages.newest && known && cut {
-                    pages.refuse_later_rounds(0, self.round + 1)?;
-                    self.position = 0;
-                    self.torn = Some(0..pages.contents_end());
-                    return Ok(false);
-                }
-                return Err(pages.damage(0, "a segment header", format!("{flaw:?}")).into());
+                return Err(contents.damage(0, "a segment header", format!("{flaw:?}")).into());
             }
         };
         let Carried { purged, last, .. } = header.carried;
@@ -268,33 +288,32 @@ impl Replay {
             self.started = true;
         }
         let expected = Header {
-            segment: pages.sequence,
-            bytes: pages.bytes.len() as u64,
+            segment: contents.sequence,
+            bytes: contents.file_bytes,
             round: self.round + 1,
             chain: self.chain,
             carried: self.carried,
         };
         if header != expected {
-            return Err(pages.damage(0, format!("{expected:?}"), format!("{header:?}")).into());
+            return Err(contents.damage(0, format!("{expected:?}"), format!("{header:?}")).into());
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The round at `at`, or nothing if the segment ends there.
     fn next_round<'a>(
         &mut self,
-        pages: &Contents<'a>,
+        contents: &'a Contents,
         at: usize,
     ) -> Result<Option<Round<'a>>, OpenError> {
         let expected = RoundMark {
-            position: pages.position(at),
+            position: contents.position(at),
             round: self.round + 1,
             bytes: 0,
             records: 0,
             chain: self.chain,
         };
-        let rest = &pages.bytes[at..];
-        let flaw = match format::decode_round(rest, expected) {
+        let flaw = match contents.round(at, expected) {
             Ok(round) => {
                 self.round += 1;
                 self.chain = round.chain;
@@ -302,12 +321,7 @@ impl Replay {
             }
             Err(flaw) => flaw,
         };
-        let end = pages.contents_end();
-        if end <= at as u64 {
-            return Ok(None);
-        }
-        pages.refuse_damage(at, &flaw, expected)?;
-        self.torn = Some(at as u64..end);
+        contents.refuse_damage(at, &flaw, expected)?;
         Ok(None)
     }
 
@@ -334,13 +348,20 @@ impl Replay {
         }
     }
 
-    /// All is judged: repairs what was torn, and says how to go on.
-    fn finish(mut self, storage: &dyn Storage, mut files: Files) -> Result<Opened, OpenError> {
-        let mut segment = files.used.pop().expect("there is a segment in use");
-        if let Some(torn) = self.torn {
-            let name = segment_name(segment.sequence);
-            erase(&*segment.file, torn).map_err(OpenError::io(format!("repairing {name}")))?;
+    /// All is judged: takes back what was torn, durably.
+    fn repair(&mut self) -> Result<(), OpenError> {
+        for Repair { sequence, file, offset, bytes } in self.repairs.drain(..) {
+            let doing = format!("repairing {}", segment_name(sequence));
+            file.write_at(&bytes, offset)
+                .and_then(|()| file.sync_data())
+                .map_err(OpenError::io(doing))?;
         }
+        Ok(())
+    }
+
+    /// Says how to go on.
+    fn finish(mut self, storage: &dyn Storage, mut files: Files) -> Result<Opened, OpenError> {
+        let segment = files.used.pop().expect("there is a segment in use");
         if planted::is(Bug::LoseLogTail)
             && let Some(last) = self.carried.last
             && self.index.purged.is_none_or(|purged| purged.index + 1 < last.index)
@@ -349,16 +370,7 @@ impl Replay {
             self.index.truncate(kept);
             self.carried.last = self.index.last;
         }
-        let mut next = files.spare.ok_or(segment.sequence + 1);
-        if self.position == 0
-            && let Some(before) = files.used.pop()
-        {
-            // The newest segment was torn before anything in it was durable. The
-            // one before it is full, so the writer will come back to this one.
-            next = Ok(segment);
-            self.position = before.bytes;
-            segment = before;
-        }
+        let next = files.spare.ok_or(segment.sequence + 1);
         for stray in files.strays {
             let name = segment_name(stray);
             storage.remove(&name).map_err(OpenError::io(format!("removing {name}")))?;
@@ -387,35 +399,44 @@ fn place(offset: usize, bytes: usize) -> Place {
     Place { offset: number(offset), bytes: number(bytes) }
 }
 
-/// Overwrites a range with zeros, durably.
-fn erase(file: &dyn StorageFile, range: std::ops::Range<u64>) -> std::io::Result<()> {
-    let zeros = vec![0; PIECE_BYTES];
-    let mut at = range.start;
-    while at < range.end {
-        let length =
-            usize::try_from(range.end - at).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-        file.write_at(&zeros[..length], at)?;
-        at += length as u64;
-    }
-    file.sync_data()
-}
-
 /// A segment's contents while it is judged.
-struct Contents<'a> {
+struct Contents {
     sequence: u64,
-    bytes: &'a [u8],
-    /// Whether nothing was ever written to a later segment.
+    file_bytes: u64,
+    stream: Stream,
+    /// Whether nothing was ever acknowledged in a later segment.
     newest: bool,
 }
 
-impl Contents<'_> {
-    /// Where the zeros at the end begin.
-    fn contents_end(&self) -> u64 {
-        self.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
+impl Contents {
+    fn read(segment: &Blank, newest: bool) -> Result<Self, OpenError> {
+        let mut contents = vec![0; usize::try_from(segment.bytes).unwrap_or(usize::MAX)];
+        read(segment, &mut contents, 0)?;
+        let stream = Stream::new(contents);
+        Ok(Self { sequence: segment.sequence, file_bytes: segment.bytes, stream, newest })
+    }
+
+    /// The header's page and the stream.
+    fn bytes(&self) -> &[u8] {
+        &self.stream.bytes
+    }
+
+    /// The round at `at`. All or nothing.
+    fn round(&self, at: usize, expected: RoundMark) -> Result<Round<'_>, RoundFlaw> {
+        let round = format::decode_round(self.bytes().get(at..).unwrap_or_default(), expected)?;
+        if self.stream.is_whole(&(at..at + round.bytes), round_tag(expected.round)) {
+            return Ok(round);
+        }
+        let mark = RoundMark {
+            bytes: u32::try_from(round.bytes).unwrap_or(u32::MAX),
+            ..expected
+        };
+        let found = "a sector that was not written with it".to_owned();
+        Err(RoundFlaw { at: 0, found, mark: Some(mark) })
     }
 
     fn end_mark(&self) -> Option<EndMark> {
-        EndMark::decode(self.bytes).filter(|mark| mark.segment == self.sequence)
+        EndMark::decode(self.bytes()).filter(|mark| mark.segment == self.sequence)
     }
 
     fn position(&self, at: usize) -> Position {
@@ -430,13 +451,13 @@ impl Contents<'_> {
     ) -> Damage {
         Damage {
             segment: segment_name(self.sequence),
-            offset: offset as u64,
+            offset: file_offset(offset as u64),
             expected: expected.into(),
             found: found.into(),
         }
     }
 
-    /// Fails unless the flaw at `at` can only be the end of what a crash tore.
+    /// Fails unless the flaw at `at` can only be the end, or what a crash tore.
     fn refuse_damage(
         &self,
         at: usize,
@@ -448,9 +469,6 @@ impl Contents<'_> {
             let found = format!("{}, {why}", flaw.found);
             Err(self.damage(at + flaw.at, wanted.clone(), found))
         };
-        if !self.newest {
-            return damage("and a later segment was begun after this was durable");
-        }
         self.refuse_later_rounds(at, expected.round)?;
         let length = match flaw.mark {
             Some(mark) if (mark.round, mark.chain) != (expected.round, expected.chain) => {
@@ -459,40 +477,23 @@ impl Contents<'_> {
             Some(mark) => mark.bytes as usize,
             None => ROUND_BYTES,
         };
-        if self.fully_written(at, at + length) {
+        let range = at..at + length;
+        let at_end = at + ROUND_BYTES > self.bytes().len();
+        if !at_end && !self.stream.is_missing(&range, round_tag(expected.round)) {
             return damage("though all of it was written");
         }
+        if !self.newest && self.stream.has(at, round_tag(expected.round)) {
+            return damage("and a later segment was begun after this was durable");
+        }
         Ok(())
     }
 
-    /// Fails if there is a record of a round after `round` at or after `from`.
+    /// Fails if a round after `round` was written at or after `from`.
     fn refuse_later_rounds(&self, from: usize, round: u64) -> Result<(), Damage> {
-        let start = from.max(HEADER_BYTES);
-        for at in (start..self.bytes.len()).step_by(format::ALIGNMENT) {
-            let rest = &self.bytes[at..];
-            if format::looks_like_record(rest)
-                && let Ok(record) = format::decode(rest, self.position(at))
-                && format::is_later(record.round_tag, round)
-            {
-                let found = format!("nothing readable, but a record of a later round at {at}");
-                return Err(self.damage(from, format!("round {round}"), found));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether no part of a range is missing: see the module.
-    fn fully_written(&self, from: usize, to: usize) -> bool {
-        let Some(last) = self.bytes.get(to - 1) else { return true };
-        let mut at = from;
-        while at < to {
-            let end = to.min((at / SECTOR_BYTES + 1) * SECTOR_BYTES);
-            if is_zero(&self.bytes[at..end]) {
-                return false;
-            }
-            at = end;
-        }
-        *last != 0
+        let Some(at) = self.stream.later_round(from, round_tag(round)) else { return Ok(()) };
+        let at = file_offset(at as u64);
+        let found = format!("nothing readable, but a later round at {at}");
+        Err(self.damage(from, format!("round {round}"), found))
     }
 }
 

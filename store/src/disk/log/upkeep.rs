@@ -1,5 +1,10 @@
 //! Segments before and after their use: prepared ahead, removed behind.
 //!
+//! A segment in which nothing is left becomes the next one as it is: its file is
+//! renamed, and what it contains is overwritten round by round. Its blocks are in
+//! use already, so a sync has nothing to note in the file system's journal. Only
+//! where there is none to use again is one made, and zeroed to the same end.
+//!
 //! None of this belongs to a round. A real log does it on a thread of its own
 //! ([`Upkeep::run`]), so that neither a large allocation nor a large removal
 //! stalls the writer; a simulated one does it after each round. Only when the
@@ -10,6 +15,7 @@ use super::index::SegmentPlaces;
 use super::{LogOptions, LogStats};
 use crate::disk::storage::{Storage, StorageFile};
 use crate::planted::{self, Bug};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -35,6 +41,9 @@ pub(super) fn segment_sequence(name: &str) -> Option<u64> {
     (segment_name(sequence) == name && sequence > 0).then_some(sequence)
 }
 
+/// How many segments without entries are kept to be used again, at most.
+pub(super) const KEPT_MAX: usize = 2;
+
 /// Ends the name of a segment that is being made.
 const UNFINISHED: &str = ".new";
 
@@ -46,7 +55,7 @@ pub(super) fn remove_unfinished(storage: &dyn Storage) -> io::Result<()> {
     Ok(())
 }
 
-/// Creates a blank segment, in place of another blank one of its sequence if
+/// Creates a segment of zeros, in place of another unused one of its sequence if
 /// there is one. It and its name are durable on return; whatever ends this, there
 /// is never a segment that is not whole, nor a gap where one was.
 pub(super) fn make(
@@ -72,13 +81,15 @@ pub(super) fn make(
         storage.remove(&unfinished)?;
         return Err(error);
     }
-    if !planted::is(Bug::SkipDirectorySync) {
-        storage.sync_dir()?;
-    }
+    sync_names(storage)?;
     Ok(Blank { sequence, file, bytes })
 }
 
-/// A segment file without records.
+fn sync_names(storage: &dyn Storage) -> io::Result<()> {
+    if planted::is(Bug::SkipDirectorySync) { Ok(()) } else { storage.sync_dir() }
+}
+
+/// A segment file that nothing of this life was written to.
 pub(super) struct Blank {
     pub(super) sequence: u64,
     pub(super) file: Arc<dyn StorageFile>,
@@ -97,11 +108,17 @@ struct Plan {
     next: Next,
     /// The writer waits for what is being prepared: no more zeros.
     hurry: bool,
-    /// Names to remove, oldest first, and their bytes.
-    dead: Vec<(u64, u64)>,
+    /// Segments in which nothing is left, oldest first.
+    dead: VecDeque<Blank>,
     problem: Option<String>,
     unprepared: u64,
     stopped: bool,
+}
+
+impl Plan {
+    fn has_too_many(&self) -> bool {
+        self.dead.len() > KEPT_MAX
+    }
 }
 
 /// See the module.
@@ -126,7 +143,7 @@ impl Upkeep {
         let plan = Plan {
             next,
             hurry: false,
-            dead: Vec::new(),
+            dead: VecDeque::new(),
             problem: None,
             unprepared: 0,
             stopped: false,
@@ -157,13 +174,16 @@ impl Upkeep {
         done < used.saturating_add(used / 4)
     }
 
-    /// Lets segments be removed in which nothing is left.
-    pub(super) fn remove(&self, dead: &[SegmentPlaces]) {
+    /// Lets segments be used again or removed in which nothing is left.
+    pub(super) fn remove(&self, dead: Vec<SegmentPlaces>) {
         if dead.is_empty() {
             return;
         }
         let mut plan = self.lock();
-        plan.dead.extend(dead.iter().map(|segment| (segment.sequence, segment.bytes)));
+        plan.dead.extend(dead.into_iter().map(|segment| {
+            let SegmentPlaces { sequence, file, bytes, .. } = segment;
+            Blank { sequence, file, bytes }
+        }));
         self.changed.notify_all();
     }
 
@@ -201,7 +221,7 @@ impl Upkeep {
                     plan.unprepared += 1;
                     plan.hurry = true;
                     drop(plan);
-                    let made = self.make(sequence, needed.max(self.segment_bytes), false);
+                    let made = self.obtain(sequence, needed.max(self.segment_bytes), false);
                     plan = self.lock();
                     plan.hurry = false;
                     match made {
@@ -216,9 +236,43 @@ impl Upkeep {
         }
     }
 
-    /// Replaces a blank segment by a larger one of the same sequence.
+    /// Replaces an unused segment by a larger one of the same sequence.
     pub(super) fn larger(&self, blank: &Blank, needed: u64) -> io::Result<Blank> {
         self.make(blank.sequence, needed, false)
+    }
+
+    /// A segment for `sequence`: one that is used again, or a new one.
+    fn obtain(&self, sequence: u64, bytes: u64, zeros: bool) -> io::Result<Blank> {
+        match self.reuse(sequence, bytes)? {
+            Some(segment) => Ok(segment),
+            None => self.make(sequence, bytes, zeros),
+        }
+    }
+
+    /// Makes the oldest segment in which nothing is left the one of `sequence`, if
+    /// it has the right size and nobody reads it any more. Its new name is durable
+    /// on return.
+    fn reuse(&self, sequence: u64, bytes: u64) -> io::Result<Option<Blank>> {
+        let mut dead = {
+            let mut plan = self.lock();
+            let Some(oldest) = plan.dead.front_mut() else { return Ok(None) };
+            // A reader that has found entries in it holds the file until it has read
+            // them; it could read others there instead.
+            if oldest.bytes != bytes || Arc::get_mut(&mut oldest.file).is_none() {
+                return Ok(None);
+            }
+            let Some(oldest) = plan.dead.pop_front() else { return Ok(None) };
+            oldest
+        };
+        let (from, to) = (segment_name(dead.sequence), segment_name(sequence));
+        if let Err(error) = self.storage.rename(&from, &to) {
+            self.lock().dead.push_front(dead);
+            return Err(error);
+        }
+        // If this fails, the next attempt replaces the file.
+        sync_names(&*self.storage)?;
+        dead.sequence = sequence;
+        Ok(Some(dead))
     }
 
     fn make(&self, sequence: u64, bytes: u64, zeros: bool) -> io::Result<Blank> {
@@ -232,7 +286,7 @@ impl Upkeep {
         )
     }
 
-    /// Overwrites a blank segment with zeros, until the writer waits for it. They
+    /// Overwrites a new segment with zeros, until the writer waits for it. They
     /// change nothing that can be read; they save the file system the work of
     /// noting, at each sync, that a block is in use now.
     fn fill(&self, file: &dyn StorageFile, bytes: u64) -> io::Result<()> {
@@ -280,7 +334,7 @@ impl Upkeep {
             plan.next = Next::Preparing;
             sequence
         };
-        let made = self.make(sequence, self.segment_bytes, self.zero_ahead);
+        let made = self.obtain(sequence, self.segment_bytes, self.zero_ahead);
         let mut plan = self.lock();
         let (next, result) = match made {
             Ok(blank) => (Next::Ready(blank), Ok(())),
@@ -291,13 +345,25 @@ impl Upkeep {
         result
     }
 
+    /// Removes what is too much to be kept, oldest first.
     fn remove_dead(&self) -> io::Result<()> {
         loop {
-            let Some((sequence, _)) = self.lock().dead.first().copied() else { return Ok(()) };
-            match self.storage.remove(&segment_name(sequence)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => self.lock().dead.remove(0),
+            let oldest = {
+                let mut plan = self.lock();
+                // Taken out: the writer may use one again meanwhile.
+                let Some(oldest) = plan.has_too_many().then(|| plan.dead.pop_front()).flatten()
+                else {
+                    return Ok(());
+                };
+                oldest
             };
+            match self.storage.remove(&segment_name(oldest.sequence)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    self.lock().dead.push_front(oldest);
+                    return Err(error);
+                }
+                _ => {}
+            }
         }
     }
 
@@ -307,7 +373,7 @@ impl Upkeep {
             let well = self.step();
             let plan = self.lock();
             let idle = |plan: &mut Plan| {
-                let due = matches!(plan.next, Next::Wanted(_)) || !plan.dead.is_empty();
+                let due = matches!(plan.next, Next::Wanted(_)) || plan.has_too_many();
                 !plan.stopped && !due
             };
             let plan = if well {
@@ -335,7 +401,7 @@ impl Upkeep {
     /// Bytes of files that hold no entries.
     pub(super) fn spare_bytes(&self) -> u64 {
         let plan = self.lock();
-        let dead: u64 = plan.dead.iter().map(|(_, bytes)| bytes).sum();
+        let dead: u64 = plan.dead.iter().map(|segment| segment.bytes).sum();
         let next = if let Next::Ready(blank) = &plan.next { blank.bytes } else { 0 };
         dead + next
     }

@@ -5,6 +5,7 @@ use super::format::{
     ROUND_BYTES, RoundEncoder,
 };
 use super::index::{Place, SegmentPlaces, later};
+use super::sectors::{self, file_offset};
 use super::shared::{Batch, Item, Placed, Settled, Shared};
 use super::upkeep::{Blank, Upkeep};
 use super::{Completion, LogError};
@@ -14,14 +15,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The kernel's page: rounds are written to the end of one, so that nothing has
-/// to be read to write it.
-const PAGE_BYTES: usize = 4096;
-
 /// Where the writer stands.
 pub(super) struct Active {
     pub(super) segment: Blank,
-    /// Where the next round goes; 0 if the segment has no header yet.
+    /// Where in the stream the next round goes; 0 if the segment has no header yet.
     pub(super) position: u64,
     /// The number of the last round.
     pub(super) round: u64,
@@ -34,7 +31,8 @@ pub(super) struct Active {
 impl Active {
     fn room(&self) -> usize {
         let header = if self.position == 0 { HEADER_BYTES as u64 } else { 0 };
-        let room = self.segment.bytes.saturating_sub(self.position + header);
+        let end = sectors::stream_end(self.segment.bytes);
+        let room = end.saturating_sub(self.position + header);
         usize::try_from(room).unwrap_or(usize::MAX)
     }
 }
@@ -44,7 +42,10 @@ pub struct LogWriter {
     shared: Arc<Shared>,
     upkeep: Arc<Upkeep>,
     active: Active,
+    /// The round that is being written: a stream.
     buffer: Vec<u8>,
+    /// The same as it goes to the disk.
+    laid_out: Vec<u8>,
     /// Whether another thread does the upkeep.
     upkeep_runs: bool,
     closed: bool,
@@ -60,7 +61,8 @@ struct Pass {
 
 impl LogWriter {
     pub(super) fn new(shared: Arc<Shared>, upkeep: Arc<Upkeep>, active: Active) -> Self {
-        Self { shared, upkeep, active, buffer: Vec::new(), upkeep_runs: false, closed: false }
+        let (buffer, laid_out) = (Vec::new(), Vec::new());
+        Self { shared, upkeep, active, buffer, laid_out, upkeep_runs: false, closed: false }
     }
 
     /// Writes rounds until the log is closed or fails. To be called on a thread
@@ -179,14 +181,14 @@ impl LogWriter {
             let votes = !pass.votes.is_empty();
             let (written, micros) = self.persist(votes)?;
             self.active.position += written;
-            self.upkeep.note_active(self.active.position);
+            self.upkeep.note_active(file_offset(self.active.position));
             self.active.round += 1;
             self.active.chain = chain;
             settled.bytes = written;
             settled.micros = micros;
             settled.segment_bytes_left = self.active.room() as u64;
             let dead = self.shared.settle(settled);
-            self.upkeep.remove(&dead);
+            self.upkeep.remove(dead);
         }
         for vote in pass.votes.drain(..) {
             vote(Ok(()));
@@ -205,7 +207,7 @@ impl LogWriter {
         if self.active.room() >= needed {
             return Ok(());
         }
-        let bytes = (HEADER_BYTES + needed) as u64;
+        let bytes = sectors::file_bytes((HEADER_BYTES + needed) as u64);
         let segment = if self.active.position == 0 {
             // Segments in use follow each other, so a blank one cannot be left behind.
             self.upkeep.larger(&self.active.segment, bytes)
@@ -274,13 +276,16 @@ impl LogWriter {
     fn persist(&mut self, votes: bool) -> Result<(u64, u64), LogError> {
         let written = self.buffer.len();
         let position = self.active.position;
-        let end = usize::try_from(position).map_or(written, |at| at + written);
-        let padded = end.next_multiple_of(PAGE_BYTES) - end + written;
-        let bytes_max = self.active.segment.bytes - position;
-        self.buffer.resize(padded.min(usize::try_from(bytes_max).unwrap_or(padded)), 0);
+        let header = if position == 0 { HEADER_BYTES } else { 0 };
+        let (header, stream) = self.buffer.split_at(header);
+        self.laid_out.clear();
+        self.laid_out.extend_from_slice(header);
+        let offset = position + header.len() as u64;
+        let tag = format::round_tag(self.active.round + 1);
+        sectors::lay_out(stream, offset, tag, &mut self.laid_out);
         let file = &self.active.segment.file;
         let started = now();
-        file.write_at(&self.buffer, position)
+        file.write_at(&self.laid_out, file_offset(position))
             .map_err(|error| LogError::failed("writing a round", &error))?;
         let skip = planted::is(Bug::SkipLogFsync) || (votes && planted::is(Bug::SkipVoteFsync));
         let synced = if skip { Ok(()) } else { file.sync_data() };

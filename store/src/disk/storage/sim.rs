@@ -33,7 +33,8 @@ pub enum Fault {
     /// [`SimDisk::crash`].
     PowerCut,
     /// The process is killed: this operation is done in part, and all after it
-    /// fail until [`SimDisk::restart`].
+    /// fail until [`SimDisk::restart`]. Of a write some first sectors are done:
+    /// the kernel copies page by page, and a page is whole.
     Killed,
     /// The operation fails with EIO. A failed sync loses what it should have
     /// made durable, while it stays readable from the cache.
@@ -305,7 +306,11 @@ impl Disk {
             return Err(eio());
         }
         let length = match fault {
-            Some(Fault::Killed) => self.below(bytes.len() + 1),
+            Some(Fault::Killed) => {
+                let within = usize::try_from(offset).map_err(io::Error::other)? % SECTOR_BYTES;
+                let sectors = (within + bytes.len()).div_ceil(SECTOR_BYTES);
+                (self.below(sectors + 1) * SECTOR_BYTES).saturating_sub(within).min(bytes.len())
+            }
             _ => bytes.len(),
         };
         let file = self.files.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;

