@@ -240,6 +240,7 @@ fn replica_settings(config: &Config) -> ReplicaSettings {
     settings.state.engine.cache_bytes = config.state.cache_bytes;
     settings.log.segment_bytes = config.log.segment_bytes;
     settings.log.tail_bytes_max = to_usize(config.log.tail_bytes);
+    settings.log_direct_io = config.log.direct_io;
     settings.checkpoint_bytes = config.log.checkpoint_bytes;
     settings.keep_log_entries = config.log.keep_entries;
     settings.changes_bytes = to_usize(config.state.changes_bytes);

@@ -19,7 +19,9 @@
 use bytes::Bytes;
 use keelstone_store::disk::LogId;
 use keelstone_store::disk::log::{Log, LogEntry, LogOptions};
-use keelstone_store::disk::storage::{FileStorage, Storage, StorageFile};
+use keelstone_store::disk::storage::FileStorage;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -27,6 +29,9 @@ use std::time::{Duration, Instant};
 
 /// Bytes of the bare file. When it is full, it is written from its start again.
 const BARE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// What all entries contain.
+const PAYLOAD: &[u8] = &[7; 2048];
 
 /// After so many segments a log has some to use again.
 const WARM_UP_ROTATIONS: u64 = 6;
@@ -51,19 +56,18 @@ trait Subject {
 }
 
 struct Bare {
-    file: Arc<dyn StorageFile>,
+    file: File,
     position: u64,
 }
 
 impl Bare {
     fn new(dir: &Path) -> Self {
-        let storage = FileStorage::open(&dir.join("bare")).unwrap();
-        let file = storage.create("bare", BARE_BYTES).unwrap();
+        let file = File::create_new(dir.join("bare")).unwrap();
         let zeros = vec![0; 1 << 20];
         for at in (0..BARE_BYTES).step_by(zeros.len()) {
-            file.write_at(&zeros, at).unwrap();
+            file.write_all_at(&zeros, at).unwrap();
         }
-        file.sync_data().unwrap();
+        file.sync_all().unwrap();
         Self { file, position: 0 }
     }
 }
@@ -75,7 +79,7 @@ impl Subject for Bare {
         if self.position + buffer.len() as u64 > BARE_BYTES {
             self.position = 0;
         }
-        self.file.write_at(&buffer, self.position).unwrap();
+        self.file.write_all_at(&buffer, self.position).unwrap();
         self.file.sync_data().unwrap();
         self.position += buffer.len() as u64;
     }
@@ -103,7 +107,7 @@ impl Logged {
 
 impl Subject for Logged {
     fn batch(&mut self, shape: Shape) {
-        let payload = Bytes::from(vec![7; shape.bytes]);
+        let payload = Bytes::from_static(&PAYLOAD[..shape.bytes]);
         let entries = (self.next..self.next + shape.entries)
             .map(|index| LogEntry {
                 id: LogId { term: 1, index, leader: 1 },

@@ -193,6 +193,10 @@ pub struct LogConfig {
     /// Entries that are kept behind a checkpoint, so that a replica that was
     /// away for a short time catches up from the log and needs no snapshot.
     pub keep_entries: u64,
+    /// Whether the log is written past the kernel's cache, where the file
+    /// system can do it. That is faster; turn it off for a file system that
+    /// does it badly.
+    pub direct_io: bool,
 }
 
 /// The state and its history.
@@ -371,6 +375,7 @@ impl Default for LogConfig {
             tail_bytes: 16 * MIB,
             checkpoint_bytes: 256 * MIB,
             keep_entries: 10_000,
+            direct_io: true,
         }
     }
 }

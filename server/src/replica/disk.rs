@@ -38,7 +38,10 @@ pub(super) async fn open_log(
 ) -> Result<(Log, LogWriter), StartError> {
     let storage: Arc<dyn Storage> = match disk {
         Disk::Simulated { log, .. } => Arc::clone(log),
-        Disk::Real => Arc::new(open_files(&dir.log()).await.map_err(StartError::LogDir)?),
+        Disk::Real => {
+            let files = open_files(&dir.log()).await.map_err(StartError::LogDir)?;
+            Arc::new(files.with_direct_io(settings.log_direct_io))
+        }
     };
     if identity.held_log && storage.list().map_err(StartError::LogDir)?.is_empty() {
         return Err(StartError::LogLost);

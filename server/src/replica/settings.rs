@@ -56,6 +56,8 @@ pub struct ReplicaSettings {
     pub state: StateOptions,
     /// How the log is kept.
     pub log: LogOptions,
+    /// Whether the log is written past the kernel's cache.
+    pub log_direct_io: bool,
     /// Bytes of log after which the state is checkpointed.
     pub checkpoint_bytes: u64,
     /// Entries of log after which the state is checkpointed.
@@ -89,6 +91,7 @@ impl ReplicaSettings {
             engine: EngineKind::default(),
             state: StateOptions::default(),
             log: LogOptions::default(),
+            log_direct_io: true,
             checkpoint_bytes: 64 * 1024 * 1024,
             checkpoint_entries: 100_000,
             keep_log_bytes: 256 * 1024 * 1024,

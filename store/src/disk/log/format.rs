@@ -69,7 +69,10 @@ impl Position {
     /// What a record's checksum starts from: one that was written elsewhere never
     /// passes.
     fn seed(self) -> u32 {
-        crc32c_append(crc32c(&self.segment.to_le_bytes()), &self.offset.to_le_bytes())
+        let mut place = [0; 16];
+        place[..8].copy_from_slice(&self.segment.to_le_bytes());
+        place[8..].copy_from_slice(&self.offset.to_le_bytes());
+        crc32c(&place)
     }
 }
 

@@ -17,8 +17,8 @@
 //! Nothing is changed on the disk before all of it was judged.
 
 use super::format::{
-    self, Carried, EndMark, HEADER_BYTES, HEADER_SECTOR, Header, HeaderFlaw, Position,
-    ROUND_BYTES, Record, Round, RoundFlaw, RoundMark, round_tag,
+    self, Carried, EndMark, HEADER_BYTES, HEADER_SECTOR, Header, HeaderFlaw, Position, ROUND_BYTES,
+    Record, Round, RoundFlaw, RoundMark, round_tag,
 };
 use super::index::{Index, Place, SegmentPlaces};
 use super::sectors::{Stream, file_offset};
@@ -26,7 +26,7 @@ use super::upkeep::{self, Blank, segment_name, segment_sequence};
 use super::writer::Active;
 use super::{Damage, LogOptions, OpenError, Recovered};
 use crate::disk::LogId;
-use crate::disk::storage::{SECTOR_BYTES, Storage, StorageFile};
+use crate::disk::storage::{PAGE_BYTES, SECTOR_BYTES, Storage, StorageFile};
 use crate::planted::{self, Bug};
 use std::sync::Arc;
 
@@ -107,7 +107,8 @@ fn create(
             .map_err(OpenError::io("creating the first segment"))?,
     };
     let carried = Carried::default();
-    let active = Active { segment, position: 0, round: 0, chain: 0, carried };
+    let page = Vec::new();
+    let active = Active { segment, position: 0, round: 0, chain: 0, page, carried };
     Ok(Opened {
         now: Recovered::default(),
         index: Index::default(),
@@ -376,12 +377,17 @@ impl Replay {
             storage.remove(&name).map_err(OpenError::io(format!("removing {name}")))?;
         }
         let Carried { vote, committed, purged, last } = self.carried;
+        let end = file_offset(self.position);
+        let within = end % PAGE_BYTES as u64;
+        let mut page = vec![0; usize::try_from(within).unwrap_or(PAGE_BYTES)];
+        read(&segment, &mut page, end - within)?;
         let dead = self.index.take_dead();
         let active = Active {
             segment,
             position: self.position,
             round: self.round,
             chain: self.chain,
+            page,
             carried: self.carried,
         };
         Ok(Opened {
@@ -427,10 +433,7 @@ impl Contents {
         if self.stream.is_whole(&(at..at + round.bytes), round_tag(expected.round)) {
             return Ok(round);
         }
-        let mark = RoundMark {
-            bytes: u32::try_from(round.bytes).unwrap_or(u32::MAX),
-            ..expected
-        };
+        let mark = RoundMark { bytes: u32::try_from(round.bytes).unwrap_or(u32::MAX), ..expected };
         let found = "a sector that was not written with it".to_owned();
         Err(RoundFlaw { at: 0, found, mark: Some(mark) })
     }

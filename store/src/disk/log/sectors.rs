@@ -11,16 +11,13 @@
 //! known by; only here are they turned into offsets of the file.
 
 use super::format::{HEADER_BYTES, is_later};
-use crate::disk::storage::SECTOR_BYTES;
-use crc32c::{crc32c, crc32c_append};
+use crate::disk::storage::{PAGE_BYTES, PageBuffer, SECTOR_BYTES};
+use crc32c::crc32c;
 use std::ops::Range;
 
 const STAMP_BYTES: usize = 8;
 /// Bytes of the stream in each sector.
 const ROOM: usize = SECTOR_BYTES - STAMP_BYTES;
-/// The kernel's page: rounds are written to the end of one, so that nothing has
-/// to be read to write it.
-const PAGE_BYTES: usize = 4096;
 
 const fn u64_of(n: usize) -> u64 {
     n as u64
@@ -63,37 +60,35 @@ const fn sector_at(sector: usize) -> usize {
     HEADER_BYTES + sector * SECTOR_BYTES
 }
 
-/// The stamp of a round on the sector that starts at `at` in the file.
+/// The stamp of a round on the sector that starts at `at` in the file: its tag, and
+/// a checksum of place and tag.
 fn stamp(tag: u32, at: usize) -> [u8; STAMP_BYTES] {
+    let mut covered = [0; 12];
+    covered[..8].copy_from_slice(&u64_of(at).to_le_bytes());
+    covered[8..].copy_from_slice(&tag.to_le_bytes());
     let mut stamp = [0; STAMP_BYTES];
-    let (front, check) = stamp.split_at_mut(4);
-    front.copy_from_slice(&tag.to_le_bytes());
-    check.copy_from_slice(&stamp_check(front, at).to_le_bytes());
+    stamp[..4].copy_from_slice(&tag.to_le_bytes());
+    stamp[4..].copy_from_slice(&crc32c(&covered).to_le_bytes());
     stamp
-}
-
-fn stamp_check(tag: &[u8], at: usize) -> u32 {
-    crc32c_append(crc32c(&u64_of(at).to_le_bytes()), tag)
 }
 
 /// Appends to `file` what is to be written there at the file's offset of
 /// `offset`: the stream's bytes, with the stamps of the round that writes them,
 /// and zeros up to the end of the page.
-pub(super) fn lay_out(stream: &[u8], offset: u64, tag: u32, file: &mut Vec<u8>) {
+pub(super) fn lay_out(stream: &[u8], offset: u64, tag: u32, file: &mut PageBuffer) {
     let mut at = usize::try_from(file_offset(offset)).expect("segments are in memory on opening");
     let mut rest = stream;
     while !rest.is_empty() {
         let room = ROOM - at % SECTOR_BYTES;
         let (piece, later) = rest.split_at(room.min(rest.len()));
         rest = later;
-        let start = file.len();
         file.extend_from_slice(piece);
-        file.resize(start + room, 0);
+        file.extend_zeros(room - piece.len());
         let sector = at - at % SECTOR_BYTES;
         file.extend_from_slice(&stamp(tag, sector));
         at = sector + SECTOR_BYTES;
     }
-    file.resize(file.len() + at.next_multiple_of(PAGE_BYTES) - at, 0);
+    file.extend_zeros(at.next_multiple_of(PAGE_BYTES) - at);
 }
 
 /// What a sector's stamp says.
@@ -109,13 +104,12 @@ enum Stamp {
 
 impl Stamp {
     fn read(sector: &[u8], at: usize) -> Self {
-        let stamp = &sector[ROOM..];
-        let (tag, check) = stamp.split_at(4);
-        let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap_or_default());
-        if stamp == [0; STAMP_BYTES] {
+        let found = &sector[ROOM..];
+        let tag = u32::from_le_bytes(found[..4].try_into().unwrap_or_default());
+        if found == [0; STAMP_BYTES] {
             Self::Blank
-        } else if number(check) == stamp_check(tag, at) {
-            Self::Round(number(tag))
+        } else if found == stamp(tag, at) {
+            Self::Round(tag)
         } else {
             Self::Unreadable
         }
@@ -170,7 +164,8 @@ impl Stream {
     /// the last of which later rounds may have written again.
     pub(super) fn is_whole(&self, range: &Range<usize>, tag: u32) -> bool {
         let Some((last, others)) = self.stamps(range).split_last() else { return false };
-        let or_later = matches!(last, Stamp::Round(found) if *found == tag || is_later(*found, tag));
+        let or_later =
+            matches!(last, Stamp::Round(found) if *found == tag || is_later(*found, tag));
         or_later && others.iter().all(|stamp| *stamp == Stamp::Round(tag))
     }
 
@@ -188,7 +183,8 @@ impl Stream {
     /// `from` or behind it: an offset of the stream.
     pub(super) fn later_round(&self, from: usize, tag: u32) -> Option<usize> {
         let first = sector_of(from).min(self.stamps.len());
-        let is_later = |stamp: &Stamp| matches!(stamp, Stamp::Round(found) if is_later(*found, tag));
+        let is_later =
+            |stamp: &Stamp| matches!(stamp, Stamp::Round(found) if is_later(*found, tag));
         let found = self.stamps[first..].iter().position(is_later)?;
         Some(HEADER_BYTES + (first + found) * ROOM)
     }
@@ -237,7 +233,8 @@ mod tests {
     fn write(file: &mut [u8], at: usize, length: usize, tag: u32) -> Vec<u8> {
         let round: Vec<u8> =
             (0..length).map(|n| u8::try_from((n * 7 + length) % 251 + 1).unwrap()).collect();
-        let mut out = Vec::new();
+        let mut out = PageBuffer::default();
+        out.begin(length * 2);
         lay_out(&round, u64_of(at), tag, &mut out);
         let start = usize::try_from(file_offset(u64_of(at))).unwrap();
         file[start..start + out.len()].copy_from_slice(&out);

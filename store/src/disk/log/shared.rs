@@ -179,11 +179,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the writer if it waits. To be called with the lock held, so that
-    /// its decision to wait cannot fall in between.
-    fn wake(&self, state: &mut State) {
-        if state.writer_waits {
-            state.writer_waits = false;
+    /// Lets go of the lock, and wakes the writer if it waits. That it waits is noted
+    /// under the lock and before it sleeps, so it is never missed; and it need not
+    /// wait for the lock when it wakes.
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let waits = std::mem::take(&mut state.writer_waits);
+        drop(state);
+        if waits {
             self.work.notify_all();
         }
     }
@@ -203,7 +205,7 @@ impl Shared {
         state.backlog_bytes += bytes;
         state.urgent = true;
         state.tail.trim(self.options.tail_bytes_max);
-        self.wake(&mut state);
+        self.wake(state);
         Ok(())
     }
 
@@ -212,7 +214,7 @@ impl Shared {
         state.check_open()?;
         state.now.vote = Some(vote);
         state.push(Item::Vote(vote, done), true);
-        self.wake(&mut state);
+        self.wake(state);
         Ok(())
     }
 
@@ -248,7 +250,7 @@ impl Shared {
         state.now.last = later(state.now.last, Some(upto));
         state.tail.purge(upto.index);
         state.push(Item::Purge(upto), true);
-        self.wake(&mut state);
+        self.wake(state);
         Ok(())
     }
 
@@ -315,7 +317,7 @@ impl Shared {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        self.wake(&mut state);
+        self.wake(state);
     }
 
     pub(super) fn stats(&self) -> LogStats {

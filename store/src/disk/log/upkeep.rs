@@ -13,7 +13,7 @@
 
 use super::index::SegmentPlaces;
 use super::{LogOptions, LogStats};
-use crate::disk::storage::{Storage, StorageFile};
+use crate::disk::storage::{PageBuffer, Storage, StorageFile};
 use crate::planted::{self, Bug};
 use std::collections::VecDeque;
 use std::io;
@@ -42,7 +42,8 @@ pub(super) fn segment_sequence(name: &str) -> Option<u64> {
 }
 
 /// How many segments without entries are kept to be used again, at most.
-pub(super) const KEPT_MAX: usize = 2;
+/// What one checkpoint lets go, so that the next ones need no new segment.
+const KEPT_MAX: usize = 4;
 
 /// Ends the name of a segment that is being made.
 const UNFINISHED: &str = ".new";
@@ -290,7 +291,9 @@ impl Upkeep {
     /// change nothing that can be read; they save the file system the work of
     /// noting, at each sync, that a block is in use now.
     fn fill(&self, file: &dyn StorageFile, bytes: u64) -> io::Result<()> {
-        let zeros = vec![0; ZEROS];
+        let mut zeros = PageBuffer::default();
+        zeros.begin(ZEROS);
+        zeros.extend_zeros(ZEROS);
         let mut at = 0;
         let goes_on = || {
             let plan = self.lock();
@@ -418,6 +421,91 @@ impl Upkeep {
 mod tests {
     use super::*;
     use crate::disk::storage::SimDisk;
+
+    const BYTES: u64 = LogOptions::SEGMENT_BYTES_MIN;
+
+    /// Upkeep on a disk with segments 1 to `count` that contain their numbers; the
+    /// next one is to be made.
+    fn used(count: u64) -> (SimDisk, Upkeep, Vec<SegmentPlaces>) {
+        let disk = SimDisk::new(7, 32 * BYTES);
+        let segments = (1..=count)
+            .map(|sequence| {
+                let blank = make(&disk, sequence, BYTES, |_| Ok(())).unwrap();
+                blank.file.write_at(&[u8::try_from(sequence).unwrap(); 100], 0).unwrap();
+                blank.file.sync_data().unwrap();
+                SegmentPlaces::new(sequence, blank.file, BYTES)
+            })
+            .collect();
+        let options = LogOptions { segment_bytes: BYTES, ..LogOptions::default() };
+        let upkeep = Upkeep::new(Arc::new(disk.clone()), &options, Err(count + 1));
+        (disk, upkeep, segments)
+    }
+
+    fn names(disk: &SimDisk) -> Vec<u64> {
+        disk.list().unwrap().iter().filter_map(|name| segment_sequence(name)).collect()
+    }
+
+    fn first_byte(disk: &SimDisk, sequence: u64) -> u8 {
+        disk.contents(&segment_name(sequence)).unwrap()[0]
+    }
+
+    #[test]
+    fn the_oldest_segment_is_used_again() {
+        let (disk, upkeep, segments) = used(3);
+        upkeep.remove(segments);
+        assert!(upkeep.step());
+        disk.crash();
+        assert_eq!(names(&disk), [2, 3, 4], "the name is durable");
+        assert_eq!(first_byte(&disk, 4), 1);
+    }
+
+    #[test]
+    fn a_segment_that_is_being_read_is_left_as_it_is() {
+        let (disk, upkeep, segments) = used(1);
+        let reader = Arc::clone(&segments[0].file);
+        upkeep.remove(segments);
+        assert!(upkeep.step());
+        assert_eq!(names(&disk), [1, 2]);
+        assert_eq!(first_byte(&disk, 2), 0, "a new one was made");
+        drop(reader);
+        upkeep.take(0).unwrap();
+        assert!(upkeep.step());
+        assert_eq!(names(&disk), [2, 3]);
+        assert_eq!(first_byte(&disk, 3), 1);
+    }
+
+    #[test]
+    fn one_of_another_size_is_not_used_again() {
+        let (disk, upkeep, segments) = used(1);
+        let segment_bytes = 2 * BYTES;
+        let upkeep = Upkeep { segment_bytes, ..upkeep };
+        upkeep.remove(segments);
+        assert!(upkeep.step());
+        assert_eq!(disk.contents(&segment_name(2)).unwrap().len() as u64, segment_bytes);
+        assert_eq!(names(&disk), [1, 2]);
+    }
+
+    #[test]
+    fn no_more_are_kept_than_may() {
+        let (disk, upkeep, segments) = used(9);
+        upkeep.remove(segments);
+        assert!(upkeep.step());
+        assert_eq!(names(&disk), [6, 7, 8, 9, 10]);
+        assert_eq!(upkeep.spare_bytes(), 5 * BYTES);
+    }
+
+    #[test]
+    fn a_failure_to_use_one_again_is_tried_again() {
+        for fault in 1..=2 {
+            let (disk, upkeep, segments) = used(2);
+            upkeep.remove(segments);
+            disk.fault_at(disk.operations() + fault, crate::disk::storage::Fault::Eio);
+            assert!(!upkeep.step());
+            assert!(upkeep.step());
+            disk.crash();
+            assert!(names(&disk).contains(&3), "{:?}", names(&disk));
+        }
+    }
 
     #[test]
     fn preparation_is_late_when_the_active_segment_fills_faster() {

@@ -10,6 +10,7 @@ use super::shared::{Batch, Item, Placed, Settled, Shared};
 use super::upkeep::{Blank, Upkeep};
 use super::{Completion, LogError};
 use crate::disk::LogId;
+use crate::disk::storage::{PAGE_BYTES, PageBuffer};
 use crate::planted::{self, Bug};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub(super) struct Active {
     pub(super) round: u64,
     /// The chain of checksums after it.
     pub(super) chain: u32,
+    /// What the file has in the page of the position before the position.
+    pub(super) page: Vec<u8>,
     /// The log's state after it.
     pub(super) carried: Carried,
 }
@@ -44,8 +47,8 @@ pub struct LogWriter {
     active: Active,
     /// The round that is being written: a stream.
     buffer: Vec<u8>,
-    /// The same as it goes to the disk.
-    laid_out: Vec<u8>,
+    /// The same as it goes to the disk: whole pages.
+    pages: PageBuffer,
     /// Whether another thread does the upkeep.
     upkeep_runs: bool,
     closed: bool,
@@ -61,8 +64,8 @@ struct Pass {
 
 impl LogWriter {
     pub(super) fn new(shared: Arc<Shared>, upkeep: Arc<Upkeep>, active: Active) -> Self {
-        let (buffer, laid_out) = (Vec::new(), Vec::new());
-        Self { shared, upkeep, active, buffer, laid_out, upkeep_runs: false, closed: false }
+        let (buffer, pages) = (Vec::new(), PageBuffer::default());
+        Self { shared, upkeep, active, buffer, pages, upkeep_runs: false, closed: false }
     }
 
     /// Writes rounds until the log is closed or fails. To be called on a thread
@@ -217,6 +220,7 @@ impl LogWriter {
         let segment = segment.map_err(|error| LogError::failed("allocating a segment", &error))?;
         self.active.segment = segment;
         self.active.position = 0;
+        self.active.page.clear();
         Ok(())
     }
 
@@ -278,14 +282,21 @@ impl LogWriter {
         let position = self.active.position;
         let header = if position == 0 { HEADER_BYTES } else { 0 };
         let (header, stream) = self.buffer.split_at(header);
-        self.laid_out.clear();
-        self.laid_out.extend_from_slice(header);
+        let page = &mut self.active.page;
+        let start = file_offset(position) - page.len() as u64;
         let offset = position + header.len() as u64;
+        let end = file_offset(position + written as u64);
+        let length = usize::try_from(end - start).unwrap_or(usize::MAX);
+        self.pages.begin(length.next_multiple_of(PAGE_BYTES) + PAGE_BYTES);
+        self.pages.extend_from_slice(page);
+        self.pages.extend_from_slice(header);
         let tag = format::round_tag(self.active.round + 1);
-        sectors::lay_out(stream, offset, tag, &mut self.laid_out);
+        sectors::lay_out(stream, offset, tag, &mut self.pages);
+        page.clear();
+        page.extend_from_slice(&self.pages[length - length % PAGE_BYTES..length]);
         let file = &self.active.segment.file;
         let started = now();
-        file.write_at(&self.laid_out, file_offset(position))
+        file.write_at(&self.pages, start)
             .map_err(|error| LogError::failed("writing a round", &error))?;
         let skip = planted::is(Bug::SkipLogFsync) || (votes && planted::is(Bug::SkipVoteFsync));
         let synced = if skip { Ok(()) } else { file.sync_data() };

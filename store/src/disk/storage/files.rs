@@ -1,12 +1,15 @@
 //! Real files in a real directory.
 
-use super::{Storage, StorageFile, check_name};
-use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, fdatasync, flock};
+use super::{Storage, StorageFile, check_name, page};
+use rustix::fs::{
+    Advice, FallocateFlags, FlockOperation, OFlags, fadvise, fallocate, fdatasync, flock,
+};
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A directory of real files, locked against other processes while it is open.
 ///
@@ -16,6 +19,7 @@ pub struct FileStorage {
     path: PathBuf,
     /// Open for `fsync`, and it holds the lock.
     dir: File,
+    direct: bool,
 }
 
 impl FileStorage {
@@ -30,7 +34,26 @@ impl FileStorage {
         std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
         let dir = File::open(path)?;
         flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self { path: path.to_owned(), dir })
+        Ok(Self { path: path.to_owned(), dir, direct: true })
+    }
+
+    /// Whether whole pages are written past the kernel's cache (`O_DIRECT`) where
+    /// the file system can do it. They are by default.
+    #[must_use]
+    pub fn with_direct_io(self, direct: bool) -> Self {
+        Self { direct, ..self }
+    }
+
+    fn real(&self, path: &Path, file: File) -> Arc<dyn StorageFile> {
+        let options = || {
+            let flags = i32::try_from(OFlags::DIRECT.bits()).ok()?;
+            let mut options = OpenOptions::new();
+            options.write(true).custom_flags(flags);
+            Some(options)
+        };
+        // Where it cannot be had, the cache will do.
+        let direct = self.direct.then(options).flatten().and_then(|o| o.open(path).ok());
+        Arc::new(RealFile { file, direct, refused: AtomicBool::new(false) })
     }
 
     fn file(&self, name: &str) -> io::Result<PathBuf> {
@@ -63,12 +86,13 @@ impl Storage for FileStorage {
             std::fs::remove_file(&path)?;
             return Err(error);
         }
-        Ok(Arc::new(RealFile { file }))
+        Ok(self.real(&path, file))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.file(name)?)?;
-        Ok(Arc::new(RealFile { file }))
+        let path = self.file(name)?;
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        Ok(self.real(&path, file))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -126,6 +150,10 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
 
 struct RealFile {
     file: File,
+    /// The same file, past the kernel's cache.
+    direct: Option<File>,
+    /// Whether the file system took `O_DIRECT` and then refused a write.
+    refused: AtomicBool,
 }
 
 impl StorageFile for RealFile {
@@ -138,6 +166,18 @@ impl StorageFile for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Some(direct) = &self.direct
+            && page::is_in_pages(bytes, offset)
+            && !self.refused.load(Ordering::Relaxed)
+        {
+            match direct.write_all_at(bytes, offset) {
+                // It wants another alignment than a page's.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.refused.store(true, Ordering::Relaxed);
+                }
+                done => return done,
+            }
+        }
         self.file.write_all_at(bytes, offset)
     }
 

@@ -7,9 +7,11 @@
 //! the operating system themselves and do not pass through here.
 
 mod files;
+mod page;
 mod sim;
 
 pub use files::FileStorage;
+pub use page::PageBuffer;
 pub use sim::{Fault, SimDisk};
 
 use std::io;
@@ -17,6 +19,9 @@ use std::sync::Arc;
 
 /// The smallest piece that a disk writes whole or not at all, in bytes.
 pub const SECTOR_BYTES: usize = 512;
+
+/// The kernel's page, in bytes.
+pub const PAGE_BYTES: usize = 4096;
 
 /// Files by name in one directory.
 ///
@@ -102,6 +107,9 @@ pub trait StorageFile: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
     /// Writes all of `bytes` at `offset`, within the file's length.
+    ///
+    /// Whole pages from the start of one, in a [`PageBuffer`], may go to the disk
+    /// past the kernel's cache. They are durable after a sync like any others.
     ///
     /// # Errors
     ///
