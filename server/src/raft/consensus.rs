@@ -390,7 +390,7 @@ impl Consensus {
             Some(before) => before,
             // What was written before this process began is not known to the
             // byte; it may stay until it is too much.
-            None if self.log.size_bytes() > keep_bytes.saturating_mul(2) => by_entries,
+            None if self.log.used_bytes() > keep_bytes.saturating_mul(2) => by_entries,
             None => return Ok(()),
         };
         let upto = before.min(by_entries);

@@ -45,9 +45,9 @@ impl LogStore {
         self.marks().written
     }
 
-    /// Bytes of disk that the log takes.
-    pub(crate) fn size_bytes(&self) -> u64 {
-        self.log.size_bytes()
+    /// Bytes of the files that entries lie in.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.log.used_bytes()
     }
 
     /// The first entry of about the newest `bytes` bytes, if more than that was

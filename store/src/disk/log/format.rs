@@ -82,13 +82,6 @@ pub(super) const fn round_tag(round: u64) -> u32 {
     round as u32
 }
 
-/// Whether a round with this tag comes after the one with tag `than`. Rounds that
-/// are compared are never billions apart: a segment is used again long before.
-pub(super) const fn is_later(tag: u32, than: u32) -> bool {
-    let ahead = tag.wrapping_sub(than);
-    ahead != 0 && ahead < 1 << 31
-}
-
 /// The state of the log where a segment begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Carried {

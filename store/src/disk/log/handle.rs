@@ -10,7 +10,7 @@ use super::{
     Vote, recovery,
 };
 use crate::disk::LogId;
-use crate::disk::storage::Storage;
+use crate::disk::storage::{PAGE_BYTES, Storage};
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
@@ -50,6 +50,8 @@ impl Log {
         storage: Arc<dyn Storage>,
         options: LogOptions,
     ) -> Result<(Self, LogWriter), OpenError> {
+        let segment_bytes = options.segment_bytes.next_multiple_of(PAGE_BYTES as u64);
+        let options = LogOptions { segment_bytes, ..options };
         let opened = recovery::open(&storage, &options)?;
         let upkeep = Arc::new(Upkeep::new(Arc::clone(&storage), &options, opened.next));
         let shared = Arc::new(Shared::new(options, opened.now, opened.index));
@@ -139,9 +141,12 @@ impl Log {
 
     /// Bytes of disk that the log takes, spare segments included.
     pub fn size_bytes(&self) -> u64 {
-        let used: u64 =
-            self.handle.shared.lock().index.segments().iter().map(|segment| segment.bytes).sum();
-        used + self.handle.upkeep.spare_bytes()
+        self.used_bytes() + self.handle.upkeep.spare_bytes()
+    }
+
+    /// Bytes of the segments that entries lie in.
+    pub fn used_bytes(&self) -> u64 {
+        self.handle.shared.lock().index.segments().iter().map(|segment| segment.bytes).sum()
     }
 
     /// Bytes that can still be allocated on the log's disk.

@@ -10,8 +10,8 @@ pub type FailureHook = Arc<dyn Fn(&LogError) + Send + Sync>;
 /// one opening to the next.
 #[derive(Clone)]
 pub struct LogOptions {
-    /// Bytes of a segment, at least [`SEGMENT_BYTES_MIN`](Self::SEGMENT_BYTES_MIN).
-    /// An entry that does not fit gets a larger segment for itself.
+    /// Bytes of a segment, at least [`SEGMENT_BYTES_MIN`](Self::SEGMENT_BYTES_MIN),
+    /// and rounded up to whole pages of 4,096. An entry that does not fit gets a larger segment for itself.
     pub segment_bytes: u64,
     /// Bytes of recent entries kept in memory for readers. Entries that are not
     /// durable yet are kept beyond it.

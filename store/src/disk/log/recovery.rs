@@ -18,7 +18,7 @@
 
 use super::format::{
     self, Carried, EndMark, HEADER_BYTES, HEADER_SECTOR, Header, HeaderFlaw, Position, ROUND_BYTES,
-    Record, Round, RoundFlaw, RoundMark, round_tag,
+    Record, Round, RoundFlaw, RoundMark,
 };
 use super::index::{Index, Place, SegmentPlaces};
 use super::sectors::{Stream, file_offset};
@@ -37,7 +37,7 @@ pub(super) struct Opened {
     pub(super) active: Active,
     /// The segment after the active one, or its sequence.
     pub(super) next: Result<Blank, u64>,
-    pub(super) dead: Vec<SegmentPlaces>,
+    pub(super) dead: Vec<Blank>,
 }
 
 /// The files of a log, sorted out.
@@ -46,6 +46,8 @@ struct Files {
     used: Vec<Blank>,
     /// The segment after them, if it is there.
     spare: Option<Blank>,
+    /// Segments before those, in which nothing is left.
+    dead: Vec<Blank>,
     /// Segments before a gap: their removal was under way.
     strays: Vec<u64>,
 }
@@ -124,26 +126,43 @@ fn sort_out(storage: &dyn Storage) -> Result<Files, OpenError> {
     found.sort_unstable();
     let mut unused: Vec<Blank> = Vec::new();
     let mut used: Vec<Blank> = Vec::new();
+    let mut dead: Vec<Blank> = Vec::new();
     let mut strays = Vec::new();
+    let mut purged = None;
+    let mut above_is_enough = false;
     for sequence in found.into_iter().rev() {
-        if used.last().is_some_and(|above| above.sequence != sequence + 1) || !strays.is_empty() {
+        let above = dead.last().or(used.last());
+        if above.is_some_and(|above| above.sequence != sequence + 1) || !strays.is_empty() {
             strays.push(sequence);
             continue;
         }
         let segment = open_segment(storage, sequence)?;
+        if above_is_enough {
+            dead.push(segment);
+            continue;
+        }
         if used.len() < 2 {
             past_the_cache(&segment)?;
         }
-        if used.is_empty() && is_unused(&segment)? {
+        let header = read_header(&segment)?;
+        if used.is_empty() && is_unused(&header, sequence) {
             unused.push(segment);
-        } else {
-            used.push(segment);
+            continue;
         }
+        if let Ok(Header { carried, .. }) = header {
+            purged = purged.or(carried.purged);
+            // What it carries is all that counts of what was before it.
+            above_is_enough = purged.is_some_and(|purged: LogId| {
+                carried.last.is_none_or(|last| last.index <= purged.index)
+            });
+        }
+        used.push(segment);
     }
     used.reverse();
+    dead.reverse();
     strays.reverse();
     let spare = first_spare(&used, unused)?;
-    Ok(Files { used, spare, strays })
+    Ok(Files { used, spare, dead, strays })
 }
 
 /// Of the unused segments, newest first, the one that follows those in use.
@@ -180,17 +199,21 @@ fn past_the_cache(segment: &Blank) -> Result<(), OpenError> {
     segment.file.drop_cache().map_err(OpenError::io(doing()))
 }
 
-/// Whether a segment has no header of its own: the one that it has is blank, or
-/// of an earlier life of the file. A round may have been torn in it, see
-/// [`Replay::spare`].
-fn is_unused(segment: &Blank) -> Result<bool, OpenError> {
+fn read_header(segment: &Blank) -> Result<Result<Header, HeaderFlaw>, OpenError> {
     let length = segment.bytes.min(HEADER_BYTES as u64);
     let mut page = vec![0; usize::try_from(length).unwrap_or(HEADER_BYTES)];
     read(segment, &mut page, 0)?;
-    Ok(match Header::decode(&page) {
-        Ok(header) => header.segment < segment.sequence,
-        Err(flaw) => flaw == HeaderFlaw::Blank,
-    })
+    Ok(Header::decode(&page))
+}
+
+/// Whether a segment has no header of its own: the one that it has is blank, or
+/// of an earlier life of the file. A round may have been torn in it, see
+/// [`Replay::spare`].
+fn is_unused(header: &Result<Header, HeaderFlaw>, sequence: u64) -> bool {
+    match header {
+        Ok(header) => header.segment < sequence,
+        Err(flaw) => *flaw == HeaderFlaw::Blank,
+    }
 }
 
 fn read(segment: &Blank, buffer: &mut [u8], offset: u64) -> Result<(), OpenError> {
@@ -262,8 +285,8 @@ impl Replay {
 
     /// Plans to take back what a torn round left behind at `at`.
     fn take_back(&mut self, segment: &Blank, contents: &Contents, at: usize) {
-        let (torn, before) = (round_tag(self.round + 1), round_tag(self.round));
-        if let Some((offset, bytes)) = contents.stream.erasure(at, torn, before) {
+        let torn = self.round + 1;
+        if let Some((offset, bytes)) = contents.stream.erasure(at, torn, self.round) {
             let file = Arc::clone(&segment.file);
             self.repairs.push(Repair { sequence: segment.sequence, file, offset, bytes });
         }
@@ -381,7 +404,8 @@ impl Replay {
         let within = end % PAGE_BYTES as u64;
         let mut page = vec![0; usize::try_from(within).unwrap_or(PAGE_BYTES)];
         read(&segment, &mut page, end - within)?;
-        let dead = self.index.take_dead();
+        let mut dead = files.dead;
+        dead.extend(self.index.take_dead().into_iter().map(Blank::from));
         let active = Active {
             segment,
             position: self.position,
@@ -430,7 +454,7 @@ impl Contents {
     /// The round at `at`. All or nothing.
     fn round(&self, at: usize, expected: RoundMark) -> Result<Round<'_>, RoundFlaw> {
         let round = format::decode_round(self.bytes().get(at..).unwrap_or_default(), expected)?;
-        if self.stream.is_whole(&(at..at + round.bytes), round_tag(expected.round)) {
+        if self.stream.is_whole(&(at..at + round.bytes), expected.round) {
             return Ok(round);
         }
         let mark = RoundMark { bytes: u32::try_from(round.bytes).unwrap_or(u32::MAX), ..expected };
@@ -482,10 +506,10 @@ impl Contents {
         };
         let range = at..at + length;
         let at_end = at + ROUND_BYTES > self.bytes().len();
-        if !at_end && !self.stream.is_missing(&range, round_tag(expected.round)) {
+        if !at_end && !self.stream.is_missing(&range, expected.round) {
             return damage("though all of it was written");
         }
-        if !self.newest && self.stream.has(at, round_tag(expected.round)) {
+        if !self.newest && self.stream.has(at, expected.round) {
             return damage("and a later segment was begun after this was durable");
         }
         Ok(())
@@ -493,7 +517,7 @@ impl Contents {
 
     /// Fails if a round after `round` was written at or after `from`.
     fn refuse_later_rounds(&self, from: usize, round: u64) -> Result<(), Damage> {
-        let Some(at) = self.stream.later_round(from, round_tag(round)) else { return Ok(()) };
+        let Some(at) = self.stream.later_round(from, round) else { return Ok(()) };
         let at = file_offset(at as u64);
         let found = format!("nothing readable, but a later round at {at}");
         Err(self.damage(from, format!("round {round}"), found))

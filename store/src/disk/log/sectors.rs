@@ -10,12 +10,12 @@
 //! [`HEADER_BYTES`], as in the file, and are what records, places and rounds are
 //! known by; only here are they turned into offsets of the file.
 
-use super::format::{HEADER_BYTES, is_later};
+use super::format::HEADER_BYTES;
 use crate::disk::storage::{PAGE_BYTES, PageBuffer, SECTOR_BYTES};
 use crc32c::crc32c;
 use std::ops::Range;
 
-const STAMP_BYTES: usize = 8;
+const STAMP_BYTES: usize = 12;
 /// Bytes of the stream in each sector.
 const ROOM: usize = SECTOR_BYTES - STAMP_BYTES;
 
@@ -60,22 +60,22 @@ const fn sector_at(sector: usize) -> usize {
     HEADER_BYTES + sector * SECTOR_BYTES
 }
 
-/// The stamp of a round on the sector that starts at `at` in the file: its tag, and
-/// a checksum of place and tag.
-fn stamp(tag: u32, at: usize) -> [u8; STAMP_BYTES] {
-    let mut covered = [0; 12];
+/// The stamp of a round on the sector that starts at `at` in the file: its number,
+/// and a checksum of place and number.
+fn stamp(round: u64, at: usize) -> [u8; STAMP_BYTES] {
+    let mut covered = [0; 16];
     covered[..8].copy_from_slice(&u64_of(at).to_le_bytes());
-    covered[8..].copy_from_slice(&tag.to_le_bytes());
+    covered[8..].copy_from_slice(&round.to_le_bytes());
     let mut stamp = [0; STAMP_BYTES];
-    stamp[..4].copy_from_slice(&tag.to_le_bytes());
-    stamp[4..].copy_from_slice(&crc32c(&covered).to_le_bytes());
+    stamp[..8].copy_from_slice(&round.to_le_bytes());
+    stamp[8..].copy_from_slice(&crc32c(&covered).to_le_bytes());
     stamp
 }
 
 /// Appends to `file` what is to be written there at the file's offset of
 /// `offset`: the stream's bytes, with the stamps of the round that writes them,
 /// and zeros up to the end of the page.
-pub(super) fn lay_out(stream: &[u8], offset: u64, tag: u32, file: &mut PageBuffer) {
+pub(super) fn lay_out(stream: &[u8], offset: u64, round: u64, file: &mut PageBuffer) {
     let mut at = usize::try_from(file_offset(offset)).expect("segments are in memory on opening");
     let mut rest = stream;
     while !rest.is_empty() {
@@ -85,7 +85,7 @@ pub(super) fn lay_out(stream: &[u8], offset: u64, tag: u32, file: &mut PageBuffe
         file.extend_from_slice(piece);
         file.extend_zeros(room - piece.len());
         let sector = at - at % SECTOR_BYTES;
-        file.extend_from_slice(&stamp(tag, sector));
+        file.extend_from_slice(&stamp(round, sector));
         at = sector + SECTOR_BYTES;
     }
     file.extend_zeros(at.next_multiple_of(PAGE_BYTES) - at);
@@ -96,8 +96,8 @@ pub(super) fn lay_out(stream: &[u8], offset: u64, tag: u32, file: &mut PageBuffe
 enum Stamp {
     /// Nothing was ever written there.
     Blank,
-    /// The low half of the number of the round that wrote it last.
-    Round(u32),
+    /// The number of the round that wrote it last.
+    Round(u64),
     /// It has rotted.
     Unreadable,
 }
@@ -105,11 +105,11 @@ enum Stamp {
 impl Stamp {
     fn read(sector: &[u8], at: usize) -> Self {
         let found = &sector[ROOM..];
-        let tag = u32::from_le_bytes(found[..4].try_into().unwrap_or_default());
+        let round = u64::from_le_bytes(found[..8].try_into().unwrap_or_default());
         if found == [0; STAMP_BYTES] {
             Self::Blank
-        } else if found == stamp(tag, at) {
-            Self::Round(tag)
+        } else if found == stamp(round, at) {
+            Self::Round(round)
         } else {
             Self::Unreadable
         }
@@ -162,45 +162,43 @@ impl Stream {
 
     /// Whether a range was written by one round as a whole: each of its sectors,
     /// the last of which later rounds may have written again.
-    pub(super) fn is_whole(&self, range: &Range<usize>, tag: u32) -> bool {
+    pub(super) fn is_whole(&self, range: &Range<usize>, round: u64) -> bool {
         let Some((last, others)) = self.stamps(range).split_last() else { return false };
-        let or_later =
-            matches!(last, Stamp::Round(found) if *found == tag || is_later(*found, tag));
-        or_later && others.iter().all(|stamp| *stamp == Stamp::Round(tag))
+        let or_later = matches!(last, Stamp::Round(found) if *found >= round);
+        or_later && others.iter().all(|stamp| *stamp == Stamp::Round(round))
     }
 
     /// Whether some sector of a range still holds what was there before the
-    /// round with this tag.
-    pub(super) fn is_missing(&self, range: &Range<usize>, tag: u32) -> bool {
+    /// round `round`.
+    pub(super) fn is_missing(&self, range: &Range<usize>, round: u64) -> bool {
         self.stamps(range).iter().any(|stamp| match stamp {
             Stamp::Blank => true,
-            Stamp::Round(found) => *found != tag && !is_later(*found, tag),
+            Stamp::Round(found) => *found < round,
             Stamp::Unreadable => false,
         })
     }
 
-    /// Where a later round than the one with this tag wrote to the sector of
+    /// Where a later round than `round` wrote to the sector of
     /// `from` or behind it: an offset of the stream.
-    pub(super) fn later_round(&self, from: usize, tag: u32) -> Option<usize> {
+    pub(super) fn later_round(&self, from: usize, round: u64) -> Option<usize> {
         let first = sector_of(from).min(self.stamps.len());
-        let is_later =
-            |stamp: &Stamp| matches!(stamp, Stamp::Round(found) if is_later(*found, tag));
+        let is_later = |stamp: &Stamp| matches!(stamp, Stamp::Round(found) if *found > round);
         let found = self.stamps[first..].iter().position(is_later)?;
         Some(HEADER_BYTES + (first + found) * ROOM)
     }
 
-    /// Whether the round with this tag wrote to the sector of `from` or behind it.
-    pub(super) fn has(&self, from: usize, tag: u32) -> bool {
+    /// Whether the round `round` wrote to the sector of `from` or behind it.
+    pub(super) fn has(&self, from: usize, round: u64) -> bool {
         let first = sector_of(from).min(self.stamps.len());
-        self.stamps[first..].contains(&Stamp::Round(tag))
+        self.stamps[first..].contains(&Stamp::Round(round))
     }
 
-    /// What must be written to take back the round with tag `tag` that was torn
+    /// What must be written to take back the round `round` that was torn
     /// at `from`, and where in the file: nothing if nothing of it arrived.
-    /// `before` is the tag of the round before it.
-    pub(super) fn erasure(&self, from: usize, tag: u32, before: u32) -> Option<(u64, Vec<u8>)> {
+    /// `before` is the round before it.
+    pub(super) fn erasure(&self, from: usize, round: u64, before: u64) -> Option<(u64, Vec<u8>)> {
         let first = sector_of(from).min(self.stamps.len());
-        let is_of_it = |stamp: &Stamp| *stamp == Stamp::Round(tag);
+        let is_of_it = |stamp: &Stamp| *stamp == Stamp::Round(round);
         let until = first + self.stamps[first..].iter().rposition(is_of_it).map_or(0, |at| at + 1);
         let at = sector_at(first);
         let start = HEADER_BYTES + first * ROOM;
@@ -230,12 +228,12 @@ mod tests {
     const FILE: usize = 64 * 1024;
 
     /// Writes a round of `length` bytes as the writer does.
-    fn write(file: &mut [u8], at: usize, length: usize, tag: u32) -> Vec<u8> {
+    fn write(file: &mut [u8], at: usize, length: usize, number: u64) -> Vec<u8> {
         let round: Vec<u8> =
             (0..length).map(|n| u8::try_from((n * 7 + length) % 251 + 1).unwrap()).collect();
         let mut out = PageBuffer::default();
         out.begin(length * 2);
-        lay_out(&round, u64_of(at), tag, &mut out);
+        lay_out(&round, u64_of(at), number, &mut out);
         let start = usize::try_from(file_offset(u64_of(at))).unwrap();
         file[start..start + out.len()].copy_from_slice(&out);
         assert_eq!((start + out.len()) % PAGE_BYTES, 0);
@@ -246,7 +244,7 @@ mod tests {
         #[test]
         fn what_is_laid_out_is_read_back(
             lengths in prop::collection::vec(1_usize..1500, 1..20),
-            first in any::<u32>(),
+            first in 1..u64::MAX / 2,
         ) {
             let mut file = vec![0; FILE];
             let (mut at, mut tag) = (HEADER_BYTES, first);
@@ -259,7 +257,7 @@ mod tests {
                 let round = write(&mut file, at, length, tag);
                 rounds.push((at..at + length, tag, round));
                 at += length;
-                tag = tag.wrapping_add(1);
+                tag += 1;
             }
             let stream = Stream::new(file.clone());
             for (range, tag, round) in &rounds {
@@ -272,9 +270,9 @@ mod tests {
                 strip(&mut alone, u64_of(range.start));
                 prop_assert_eq!(&alone, round);
             }
-            prop_assert_eq!(stream.later_round(HEADER_BYTES, tag.wrapping_sub(1)), None);
+            prop_assert_eq!(stream.later_round(HEADER_BYTES, tag - 1), None);
             prop_assert!(stream.is_missing(&(at..at + 64), tag));
-            prop_assert_eq!(stream.erasure(at, tag, tag.wrapping_sub(1)), None);
+            prop_assert_eq!(stream.erasure(at, tag, tag - 1), None);
         }
 
         #[test]
@@ -344,7 +342,7 @@ mod tests {
         sector.extend_from_slice(&stamp(9, 8192));
         assert_eq!(Stamp::read(&sector, 8192), Stamp::Round(9));
         assert_eq!(Stamp::read(&sector, 8192 + 512), Stamp::Unreadable);
-        for bit in 0..64 {
+        for bit in 0..8 * STAMP_BYTES {
             let mut flipped = sector.clone();
             flipped[ROOM + bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Stamp::read(&flipped, 8192), Stamp::Unreadable);

@@ -13,7 +13,7 @@
 
 use super::index::SegmentPlaces;
 use super::{LogOptions, LogStats};
-use crate::disk::storage::{PageBuffer, Storage, StorageFile};
+use crate::disk::storage::{PAGE_BYTES, PageBuffer, Storage, StorageFile};
 use crate::planted::{self, Bug};
 use std::collections::VecDeque;
 use std::io;
@@ -43,7 +43,9 @@ pub(super) fn segment_sequence(name: &str) -> Option<u64> {
 
 /// How many segments without entries are kept to be used again, at most.
 /// What one checkpoint lets go, so that the next ones need no new segment.
-const KEPT_MAX: usize = 4;
+const KEPT_MAX: u64 = 4;
+/// Bytes of them at most, as long as that is one.
+const KEPT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Ends the name of a segment that is being made.
 const UNFINISHED: &str = ".new";
@@ -67,6 +69,7 @@ pub(super) fn make(
 ) -> io::Result<Blank> {
     let name = segment_name(sequence);
     let unfinished = format!("{name}{UNFINISHED}");
+    debug_assert!(bytes.is_multiple_of(PAGE_BYTES as u64), "rounds are written in whole pages");
     let file = match storage.create(&unfinished, bytes) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             // An earlier attempt could not even clean up.
@@ -116,9 +119,19 @@ struct Plan {
     stopped: bool,
 }
 
+impl From<SegmentPlaces> for Blank {
+    fn from(segment: SegmentPlaces) -> Self {
+        let SegmentPlaces { sequence, file, bytes, .. } = segment;
+        Self { sequence, file, bytes }
+    }
+}
+
 impl Plan {
-    fn has_too_many(&self) -> bool {
-        self.dead.len() > KEPT_MAX
+    /// Whether the oldest segment in which nothing is left is not to be kept.
+    fn has_too_many(&self, segment_bytes: u64) -> bool {
+        let kept_max = (KEPT_BYTES_MAX / segment_bytes).clamp(1, KEPT_MAX);
+        let of_other_size = |oldest: &Blank| oldest.bytes != segment_bytes;
+        self.dead.len() as u64 > kept_max || self.dead.front().is_some_and(of_other_size)
     }
 }
 
@@ -176,15 +189,11 @@ impl Upkeep {
     }
 
     /// Lets segments be used again or removed in which nothing is left.
-    pub(super) fn remove(&self, dead: Vec<SegmentPlaces>) {
+    pub(super) fn remove(&self, dead: Vec<Blank>) {
         if dead.is_empty() {
             return;
         }
-        let mut plan = self.lock();
-        plan.dead.extend(dead.into_iter().map(|segment| {
-            let SegmentPlaces { sequence, file, bytes, .. } = segment;
-            Blank { sequence, file, bytes }
-        }));
+        self.lock().dead.extend(dead);
         self.changed.notify_all();
     }
 
@@ -266,9 +275,14 @@ impl Upkeep {
             oldest
         };
         let (from, to) = (segment_name(dead.sequence), segment_name(sequence));
-        if let Err(error) = self.storage.rename(&from, &to) {
-            self.lock().dead.push_front(dead);
-            return Err(error);
+        match self.storage.rename(&from, &to) {
+            // It has the new name already: an attempt before this did it, and failed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                self.lock().dead.push_front(dead);
+                return Err(error);
+            }
+            Ok(()) => {}
         }
         // If this fails, the next attempt replaces the file.
         sync_names(&*self.storage)?;
@@ -277,14 +291,17 @@ impl Upkeep {
     }
 
     fn make(&self, sequence: u64, bytes: u64, zeros: bool) -> io::Result<Blank> {
-        make(
-            &*self.storage,
-            sequence,
-            bytes,
-            |file| {
-                if zeros { self.fill(file, bytes) } else { Ok(()) }
-            },
-        )
+        let warm_up = |file: &dyn StorageFile| if zeros { self.fill(file, bytes) } else { Ok(()) };
+        match make(&*self.storage, sequence, bytes, warm_up) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                // What is kept to be used again is needed now.
+                if self.remove_dead(|plan| !plan.dead.is_empty())? == 0 {
+                    return Err(error);
+                }
+                make(&*self.storage, sequence, bytes, warm_up)
+            }
+            made => made,
+        }
     }
 
     /// Overwrites a new segment with zeros, until the writer waits for it. They
@@ -323,8 +340,8 @@ impl Upkeep {
     /// Prepares and removes what is due. Whether all went well.
     pub(super) fn step(&self) -> bool {
         let prepared = self.prepare();
-        let removed = self.remove_dead();
-        let problem = prepared.and(removed).err().map(|error| error.to_string());
+        let removed = self.remove_dead(|plan| plan.has_too_many(self.segment_bytes));
+        let problem = prepared.and(removed.map(drop)).err().map(|error| error.to_string());
         let well = problem.is_none();
         self.lock().problem = problem;
         well
@@ -348,15 +365,16 @@ impl Upkeep {
         result
     }
 
-    /// Removes what is too much to be kept, oldest first.
-    fn remove_dead(&self) -> io::Result<()> {
+    /// Removes segments in which nothing is left, oldest first, as long as there are
+    /// too many. Returns how many were removed.
+    fn remove_dead(&self, too_many: impl Fn(&Plan) -> bool) -> io::Result<usize> {
+        let mut removed = 0;
         loop {
             let oldest = {
                 let mut plan = self.lock();
                 // Taken out: the writer may use one again meanwhile.
-                let Some(oldest) = plan.has_too_many().then(|| plan.dead.pop_front()).flatten()
-                else {
-                    return Ok(());
+                let Some(oldest) = too_many(&plan).then(|| plan.dead.pop_front()).flatten() else {
+                    return Ok(removed);
                 };
                 oldest
             };
@@ -365,7 +383,7 @@ impl Upkeep {
                     self.lock().dead.push_front(oldest);
                     return Err(error);
                 }
-                _ => {}
+                _ => removed += 1,
             }
         }
     }
@@ -376,7 +394,8 @@ impl Upkeep {
             let well = self.step();
             let plan = self.lock();
             let idle = |plan: &mut Plan| {
-                let due = matches!(plan.next, Next::Wanted(_)) || plan.has_too_many();
+                let due =
+                    matches!(plan.next, Next::Wanted(_)) || plan.has_too_many(self.segment_bytes);
                 !plan.stopped && !due
             };
             let plan = if well {
@@ -426,14 +445,14 @@ mod tests {
 
     /// Upkeep on a disk with segments 1 to `count` that contain their numbers; the
     /// next one is to be made.
-    fn used(count: u64) -> (SimDisk, Upkeep, Vec<SegmentPlaces>) {
+    fn used(count: u64) -> (SimDisk, Upkeep, Vec<Blank>) {
         let disk = SimDisk::new(7, 32 * BYTES);
         let segments = (1..=count)
             .map(|sequence| {
                 let blank = make(&disk, sequence, BYTES, |_| Ok(())).unwrap();
                 blank.file.write_at(&[u8::try_from(sequence).unwrap(); 100], 0).unwrap();
                 blank.file.sync_data().unwrap();
-                SegmentPlaces::new(sequence, blank.file, BYTES)
+                blank
             })
             .collect();
         let options = LogOptions { segment_bytes: BYTES, ..LogOptions::default() };
@@ -482,7 +501,7 @@ mod tests {
         upkeep.remove(segments);
         assert!(upkeep.step());
         assert_eq!(disk.contents(&segment_name(2)).unwrap().len() as u64, segment_bytes);
-        assert_eq!(names(&disk), [1, 2]);
+        assert_eq!(names(&disk), [2], "and not kept");
     }
 
     #[test]
@@ -492,6 +511,17 @@ mod tests {
         assert!(upkeep.step());
         assert_eq!(names(&disk), [6, 7, 8, 9, 10]);
         assert_eq!(upkeep.spare_bytes(), 5 * BYTES);
+    }
+
+    #[test]
+    fn what_is_kept_is_given_up_when_there_is_no_space() {
+        let (disk, upkeep, segments) = used(4);
+        disk.set_capacity(6 * BYTES);
+        upkeep.remove(segments);
+        let larger = upkeep.take(5 * BYTES).unwrap();
+        assert_eq!(larger.bytes, 5 * BYTES);
+        assert_eq!(names(&disk), [5]);
+        upkeep.take(7 * BYTES).map(|_| ()).unwrap_err();
     }
 
     #[test]

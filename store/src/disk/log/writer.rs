@@ -191,7 +191,7 @@ impl LogWriter {
             settled.micros = micros;
             settled.segment_bytes_left = self.active.room() as u64;
             let dead = self.shared.settle(settled);
-            self.upkeep.remove(dead);
+            self.upkeep.remove(dead.into_iter().map(Blank::from).collect());
         }
         for vote in pass.votes.drain(..) {
             vote(Ok(()));
@@ -290,8 +290,7 @@ impl LogWriter {
         self.pages.begin(length.next_multiple_of(PAGE_BYTES) + PAGE_BYTES);
         self.pages.extend_from_slice(page);
         self.pages.extend_from_slice(header);
-        let tag = format::round_tag(self.active.round + 1);
-        sectors::lay_out(stream, offset, tag, &mut self.pages);
+        sectors::lay_out(stream, offset, self.active.round + 1, &mut self.pages);
         page.clear();
         page.extend_from_slice(&self.pages[length - length % PAGE_BYTES..length]);
         let file = &self.active.segment.file;

@@ -109,11 +109,21 @@ fn go_on(mut subject: Subject, seed: u64) {
 
 #[test]
 fn repair_itself_may_be_cut() {
+    repair_may_be_cut(false, &[3000, 500]);
+    repair_may_be_cut(true, &[3000, 500]);
+    // The round that is torn is the first of a segment.
+    repair_may_be_cut(true, &[4000, 4000, 4000, 1500]);
+}
+
+fn repair_may_be_cut(again: bool, before: &[usize]) {
     let disk = SimDisk::new(3, 1 << 24);
     let mut subject = Subject::new(disk.clone(), options()).unwrap();
-    subject.append(1, &[3000, 500]).unwrap();
-    subject.round().unwrap();
-    subject.append(1, &[2000; 3]).unwrap();
+    if again {
+        subject = aged(subject);
+    }
+    subject.append(7, before).unwrap();
+    while subject.round().unwrap() {}
+    subject.append(7, &[2000; 3]).unwrap();
     disk.fault_at(disk.operations() + 2, Fault::PowerCut);
     subject.round().unwrap_err();
     for seed in 0..200 {

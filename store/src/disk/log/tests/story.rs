@@ -1,6 +1,6 @@
 //! Random stories: calls, rounds, clean and unclean ends, over many seeds.
 
-use super::super::{LogError, Vote};
+use super::super::{LogError, LogOptions, Vote};
 use super::support::{Random, Subject, fresh_seed, id, options};
 use crate::disk::storage::{Fault, SimDisk};
 
@@ -118,4 +118,21 @@ fn fixed_stories() {
         println!("KEELSTONE_SEED={seed}");
         story(seed);
     }
+}
+
+#[test]
+fn segments_are_whole_pages_whatever_is_asked_for() {
+    let disk = SimDisk::new(1, 1 << 24);
+    let odd = LogOptions { segment_bytes: 20_000, ..options() };
+    let mut subject = Subject::new(disk.clone(), odd).unwrap();
+    for _ in 0..4 {
+        subject.append(1, &[7000, 7000, 700]).unwrap();
+        subject.round().unwrap();
+    }
+    let complete = subject.states.len() - 1;
+    disk.crash();
+    let subject = subject.reopen_from(disk.clone(), complete);
+    subject.check_now();
+    let name = super::super::upkeep::segment_name(1);
+    assert_eq!(disk.contents(&name).unwrap().len(), 20_480);
 }
