@@ -9,7 +9,7 @@ use keelstone_server::dev::s3::{Fault, Operation, Rule};
 use keelstone_store::machine::View as _;
 use rand::Rng as _;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_cut_off_is_whole_or_not_there() {
@@ -51,9 +51,8 @@ async fn a_restore_that_is_killed_is_whole_or_not_there() {
     let slow = Fault::Slow(Duration::from_millis(20));
     server.faults().add(Rule::times(Operation::Any, "", slow, u32::MAX));
     let dir = tempfile::tempdir().unwrap();
-    let mut cut = 0;
-    for _ in 0..12 {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_keelstone"))
+    let begin = || {
+        Command::new(env!("CARGO_BIN_EXE_keelstone"))
             .args(["restore", "--from", &format!("s3://{BUCKET}/some/prefix")])
             .args([
                 "--initial-cluster",
@@ -67,21 +66,35 @@ async fn a_restore_that_is_killed_is_whole_or_not_there() {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap();
-        tokio::time::sleep(Duration::from_millis(rng.random_range(50..2500))).await;
+            .unwrap()
+    };
+    let places = ["n1", "n2"].map(|name| dir.path().join(name));
+    // One to its end, to know how long it takes on this machine.
+    let started = Instant::now();
+    let mut process = begin();
+    let whole = tokio::task::spawn_blocking(move || process.wait().unwrap()).await.unwrap();
+    assert!(whole.success());
+    let length = started.elapsed();
+    for place in &places {
+        std::fs::remove_dir_all(place).unwrap();
+    }
+    let mut cut = 0;
+    for _ in 0..12 {
+        let mut process = begin();
+        tokio::time::sleep(length.mul_f64(rng.random_range(0.0..1.2))).await;
         process.kill().unwrap();
         process.wait().unwrap();
-        for place in ["n1", "n2"].map(|name| dir.path().join(name)) {
+        for place in &places {
             if !place.exists() {
                 cut += 1;
                 continue;
             }
-            let state = open_state(&place);
+            let state = open_state(place);
             let view = state.view().unwrap();
             let root = view.state_root(view.head().revision).unwrap().unwrap();
             assert_eq!(hex(&root), entry.manifest.state_root, "in place means complete");
             drop((view, state));
-            std::fs::remove_dir_all(&place).unwrap();
+            std::fs::remove_dir_all(place).unwrap();
         }
     }
     assert!(cut > 0, "at least some were killed early enough");
