@@ -3,6 +3,7 @@
 use super::super::{LogError, LogOptions, Vote};
 use super::support::{Random, Subject, fresh_seed, id, options};
 use crate::disk::storage::{Fault, SimDisk};
+use std::collections::BTreeSet;
 
 /// One random call or round.
 fn step(subject: &mut Subject, random: &mut Random, term: &mut u64) -> Result<(), LogError> {
@@ -135,4 +136,35 @@ fn segments_are_whole_pages_whatever_is_asked_for() {
     subject.check_now();
     let name = super::super::upkeep::segment_name(1);
     assert_eq!(disk.contents(&name).unwrap().len(), 20_480);
+}
+
+/// Rounds that leave less of their segment than a round needs.
+#[test]
+fn a_segment_may_be_full_to_its_last_byte() {
+    let mut left = BTreeSet::new();
+    for spared in (0..320).step_by(8) {
+        let disk = SimDisk::new(1, 1 << 24);
+        let mut subject = Subject::new(disk.clone(), options()).unwrap();
+        subject.append(1, &[100]).unwrap();
+        subject.round().unwrap();
+        let room = subject.log.stats().segment_bytes_left;
+        let length = usize::try_from(room).unwrap() - 320 + spared;
+        let before = subject.now().last.unwrap();
+        subject.append(1, &[length]).unwrap();
+        subject.commit(before).unwrap();
+        subject.round().unwrap();
+        if subject.log.stats().segments == 1 {
+            left.insert(subject.log.stats().segment_bytes_left);
+        }
+        let complete = subject.states.len() - 1;
+        disk.crash();
+        let mut subject = subject.reopen_from(disk.clone(), complete);
+        subject.append(1, &[100]).unwrap();
+        subject.round().unwrap();
+        subject.check_now();
+        let complete = subject.states.len() - 1;
+        disk.crash();
+        subject.reopen_from(disk, complete).check_now();
+    }
+    assert!(left.first().is_some_and(|least| *least < 16), "{left:?}");
 }
