@@ -114,8 +114,13 @@ impl Sample {
             "Times that the next segment was not ready when it was needed",
             log.rotations_unprepared,
         )?;
-        gauge(to, "log_segments", "Segments on the disk", log.segments)?;
-        gauge(to, "log_bytes", "Bytes of log on the disk", self.status.log_bytes)?;
+        gauge(to, "log_segments", "Segments of the log that entries lie in", log.segments)?;
+        gauge(
+            to,
+            "log_bytes",
+            "Bytes of log on the disk, spare segments included",
+            self.status.log_bytes,
+        )?;
         gauge(to, "log_tail_bytes", "Bytes of recent entries in memory", log.tail_bytes)?;
         gauge(to, "log_backlog_bytes", "Bytes that wait for the log's writer", log.backlog_bytes)?;
         let mut encoder = to.encode_descriptor(

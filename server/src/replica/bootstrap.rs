@@ -58,13 +58,17 @@ pub(super) fn check(node_id: u64, members: &[MemberStatus]) -> Result<(), StartE
     let addresses: BTreeSet<&str> =
         members.iter().map(|member| member.peer_address.as_str()).collect();
     let problem = if !ids.contains(&node_id) {
-        Some("this node is not among the initial members")
+        Some(
+            "this node is not among them. List all nodes that form the cluster, this one with its \
+             node_id, alike on each; after a restore, those of its --initial-cluster, with the \
+             token that it printed as cluster.token",
+        )
     } else if ids.len() != members.len() {
-        Some("two initial members have the same id")
+        Some("two of them have the same id")
     } else if addresses.len() != members.len() {
-        Some("two initial members have the same peer address")
+        Some("two of them have the same peer address")
     } else if ids.contains(&0) || ids.iter().any(|id| *id > INITIAL_ID_MAX) {
-        Some("ids of initial members are 1 to 99")
+        Some("the ids of those that form a cluster are 1 to 99")
     } else {
         None
     };

@@ -33,10 +33,13 @@ pub enum StartError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The list of initial members is wrong.
-    #[error("initial members: {0}")]
+    #[error("cluster.members: {0}")]
     Members(&'static str),
     /// The directory belongs to another node.
-    #[error("the settings say node {configured}, the data directory belongs to node {found}")]
+    #[error(
+        "node_id is {configured}, and the data directory belongs to node {found}: set node_id to \
+         that, or data_dir to another directory"
+    )]
     OtherNode {
         /// In the settings.
         configured: u64,

@@ -32,7 +32,7 @@ pub struct LogStats {
     pub tail_bytes: u64,
     /// Bytes waiting for the writer.
     pub backlog_bytes: u64,
-    /// Segments on the disk.
+    /// Segments that entries lie in; others are kept to be used again.
     pub segments: u64,
     /// Bytes left in the segment that is being written.
     pub segment_bytes_left: u64,

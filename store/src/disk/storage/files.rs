@@ -44,16 +44,9 @@ impl FileStorage {
         Self { direct, ..self }
     }
 
-    fn real(&self, path: &Path, file: File) -> Arc<dyn StorageFile> {
-        let options = || {
-            let flags = i32::try_from(OFlags::DIRECT.bits()).ok()?;
-            let mut options = OpenOptions::new();
-            options.write(true).custom_flags(flags);
-            Some(options)
-        };
-        // Where it cannot be had, the cache will do.
-        let direct = self.direct.then(options).flatten().and_then(|o| o.open(path).ok());
-        Arc::new(RealFile { file, direct, refused: AtomicBool::new(false) })
+    fn real(&self, path: &Path, file: File) -> io::Result<Arc<dyn StorageFile>> {
+        let direct = if self.direct { open_direct(path)? } else { None };
+        Ok(Arc::new(RealFile { file, direct, refused: AtomicBool::new(false) }))
     }
 
     fn file(&self, name: &str) -> io::Result<PathBuf> {
@@ -80,19 +73,17 @@ impl Storage for FileStorage {
         let path = self.file(name)?;
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        if let Err(error) = allocate(&file, bytes) {
+        allocate(&file, bytes).and_then(|()| self.real(&path, file)).or_else(|error| {
             // Half a file is worth nothing, and removing it gives its space back.
-            drop(file);
             std::fs::remove_file(&path)?;
-            return Err(error);
-        }
-        Ok(self.real(&path, file))
+            Err(error)
+        })
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
         let path = self.file(name)?;
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(self.real(&path, file))
+        self.real(&path, file)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -124,6 +115,21 @@ impl Storage for FileStorage {
     fn free_bytes(&self) -> io::Result<u64> {
         let fs = rustix::fs::fstatvfs(&self.dir)?;
         Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
+    }
+}
+
+/// Opens a file to write past the kernel's cache. Nothing if its file system
+/// cannot do that: then the cache has to do.
+fn open_direct(path: &Path) -> io::Result<Option<File>> {
+    let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
+    match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -188,5 +194,43 @@ impl StorageFile for RealFile {
 
     fn drop_cache(&self) -> io::Result<()> {
         Ok(fadvise(&self.file, 0, None, Advice::DontNeed)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PAGE_BYTES, PageBuffer};
+    use super::*;
+
+    /// Pages and parts of pages, written alternately, are read back, past the cache
+    /// and through it.
+    #[test]
+    fn what_is_written_is_read_back_either_way() {
+        for direct in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let storage = FileStorage::open(dir.path()).unwrap().with_direct_io(direct);
+            let file = storage.create("a", 16 * PAGE_BYTES as u64).unwrap();
+            let mut expected = vec![0; 16 * PAGE_BYTES];
+            let mut pages = PageBuffer::default();
+            for n in 0..14_u8 {
+                let at = usize::from(n) * PAGE_BYTES;
+                pages.begin(2 * PAGE_BYTES);
+                pages.extend_from_slice(&vec![n + 1; 2 * PAGE_BYTES]);
+                file.write_at(&pages, at as u64).unwrap();
+                expected[at..at + 2 * PAGE_BYTES].fill(n + 1);
+                let part = at + 100..at + 1100;
+                file.write_at(&vec![n + 101; 1000], part.start as u64).unwrap();
+                expected[part].fill(n + 101);
+                let mut seen = vec![0; expected.len()];
+                file.read_at(&mut seen, 0).unwrap();
+                assert!(seen == expected, "direct {direct}, page {n}");
+            }
+            file.sync_data().unwrap();
+            file.drop_cache().unwrap();
+            drop(file);
+            let mut seen = vec![0; expected.len()];
+            storage.open("a").unwrap().read_at(&mut seen, 0).unwrap();
+            assert!(seen == expected, "direct {direct}, after opening");
+        }
     }
 }
