@@ -38,6 +38,11 @@ failover KILLS="10":
     cargo build --release
     cargo run --release -p keelstone-tests --bin keelstone-bench -- failover --kills {{KILLS}}
 
+# Empty replicas join under a steady load, and how much longer writes take meanwhile.
+join *ARGS:
+    cargo build --release
+    cargo run --release -p keelstone-tests --bin keelstone-bench -- join {{ARGS}}
+
 # Micro-benchmarks of apply, codec, disk and engines.
 bench *ARGS:
     cargo bench -p keelstone-store {{ARGS}}

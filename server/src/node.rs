@@ -232,6 +232,7 @@ fn replica_settings(config: &Config) -> ReplicaSettings {
     settings.timing.election_timeout_min = config.raft.election_timeout_min;
     settings.timing.election_timeout_max = config.raft.election_timeout_max;
     settings.timing.snapshot_timeout = config.raft.snapshot_install_timeout;
+    settings.timing.snapshot_bytes_per_second = config.raft.snapshot_bytes_per_second;
     settings.engine = match config.state.engine {
         Engine::Fjall => EngineKind::Fjall,
         Engine::Sled => EngineKind::Sled,

@@ -174,9 +174,14 @@ pub struct RaftConfig {
     /// See the minimum.
     #[serde(with = "humantime_serde")]
     pub election_timeout_max: Duration,
-    /// How long a replica may take to install a snapshot.
+    /// How long a replica may take nothing of the snapshot that it is sent, or
+    /// take to install it.
     #[serde(with = "humantime_serde")]
     pub snapshot_install_timeout: Duration,
+    /// Bytes per second at which a snapshot is sent to a replica, at most. The
+    /// faster it goes, the more writes wait meanwhile, and the sooner an empty
+    /// replica votes.
+    pub snapshot_bytes_per_second: u64,
 }
 
 /// The write-ahead log.
@@ -364,6 +369,7 @@ impl Default for RaftConfig {
             election_timeout_min: Duration::from_millis(250),
             election_timeout_max: Duration::from_millis(500),
             snapshot_install_timeout: Duration::from_mins(2),
+            snapshot_bytes_per_second: 16 * MIB,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What is wrong with a configuration, all of it at once.
 
 use super::address::check_address;
-use super::{ClusterMode, Config, Engine};
+use super::{ClusterMode, Config, Engine, MIB};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+const GIB: u64 = 1024 * MIB;
 
 impl Config {
     /// Everything that keeps a node from starting with these settings, one
@@ -242,11 +244,11 @@ impl Config {
             ms(1_000),
             ms(86_400_000),
         );
+        let rate = raft.snapshot_bytes_per_second;
+        between(problems, "raft.snapshot_bytes_per_second", rate, MIB, 100 * GIB);
     }
 
     fn check_storage(&self, problems: &mut Vec<String>) {
-        const MIB: u64 = 1024 * 1024;
-        const GIB: u64 = 1024 * MIB;
         let (log, state) = (&self.log, &self.state);
         between(problems, "log.segment_bytes", log.segment_bytes, 4 * MIB, 4 * GIB);
         between(problems, "log.tail_bytes", log.tail_bytes, MIB, 16 * GIB);

@@ -167,16 +167,17 @@ impl LocalCluster {
         self.replicas.iter().map(LocalReplica::endpoint).collect()
     }
 
-    /// Adds a replica that waits to be added to the membership. Returns its id.
+    /// Adds a replica that waits to be added to the membership. `id` is what it
+    /// is called here; as a member it is given another.
     ///
     /// # Errors
     ///
     /// Fails if a port or a file cannot be had.
-    pub fn add_joining(&mut self, id: u64) -> Result<u64, LocalError> {
+    pub fn add_joining(&mut self, id: u64) -> Result<(), LocalError> {
         let replica = new_replica(id, &self.options.dir)?;
         self.write_config(&replica, true)?;
         self.replicas.push(replica);
-        Ok(id)
+        Ok(())
     }
 
     /// Starts every replica that does not run.
@@ -316,7 +317,9 @@ impl LocalCluster {
 
     fn write_config(&self, replica: &LocalReplica, joining: bool) -> Result<(), LocalError> {
         let mut config = self.options.settings.clone();
-        set(&mut config, "", "node_id", replica.id.cast_signed());
+        if !joining {
+            set(&mut config, "", "node_id", replica.id.cast_signed());
+        }
         set(&mut config, "", "data_dir", replica.data_dir().display().to_string());
         set(&mut config, "client", "listen", replica.client.to_string());
         set(&mut config, "peer", "listen", replica.peer.to_string());

@@ -120,6 +120,10 @@ pub struct Metrics {
     pub read_rounds: Counter,
     /// Times that this node saw another leader, or none.
     pub leader_changes: Counter,
+    /// Snapshots that a peer was sent and has installed.
+    pub snapshots_sent: Counter,
+    /// Snapshots that arrived whole.
+    pub snapshots_received: Counter,
     latest: Arc<Mutex<Sample>>,
     registry: Registry,
 }
@@ -157,6 +161,8 @@ impl Metrics {
             reads: Counter::default(),
             read_rounds: Counter::default(),
             leader_changes: Counter::default(),
+            snapshots_sent: Counter::default(),
+            snapshots_received: Counter::default(),
             latest: latest.clone(),
             registry: Registry::with_prefix("keelstone"),
         };
@@ -255,6 +261,16 @@ impl Metrics {
             "leader_changes",
             "Times that this node saw another leader, or none",
             self.leader_changes.clone(),
+        );
+        r.register(
+            "snapshots_sent",
+            "Snapshots that a peer was sent and has installed",
+            self.snapshots_sent.clone(),
+        );
+        r.register(
+            "snapshots_received",
+            "Snapshots that arrived whole",
+            self.snapshots_received.clone(),
         );
     }
 

@@ -4,8 +4,10 @@
 use super::convert;
 use super::log_store::LogStore;
 use super::network::NetworkFactory;
+use super::outgoing::Outgoing;
 use super::peers::Peers;
 use super::progress::Progress;
+use super::snapshot::SendLimits;
 use super::state_machine::StateMachine;
 use super::types::{Node, Request, Response, Types};
 use crate::core::MemberStatus;
@@ -23,10 +25,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 type Raft = openraft::Raft<Types, StateMachine>;
 
-/// Timing of the consensus. The same on every node.
+/// Pace and patience of the consensus. The same on every node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// How often a leader shows that it lives, and how long an answer to that
@@ -37,8 +40,10 @@ pub struct Timing {
     pub election_timeout_min: Duration,
     /// See the minimum.
     pub election_timeout_max: Duration,
-    /// How long a snapshot may take to be sent and installed.
+    /// How long a peer may take nothing of a snapshot, or install it.
     pub snapshot_timeout: Duration,
+    /// Bytes per second of a snapshot that is sent.
+    pub snapshot_bytes_per_second: u64,
 }
 
 impl Default for Timing {
@@ -47,9 +52,21 @@ impl Default for Timing {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout_min: Duration::from_millis(250),
             election_timeout_max: Duration::from_millis(500),
-            snapshot_timeout: Duration::from_mins(30),
+            snapshot_timeout: Duration::from_mins(2),
+            snapshot_bytes_per_second: 16 * 1024 * 1024,
         }
     }
+}
+
+/// What is kept of the log behind a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keep {
+    /// About how many bytes, from which slow members catch up.
+    pub(crate) bytes: u64,
+    /// At least how many entries.
+    pub(crate) entries: u64,
+    /// Bytes up to which the log may grow for the receivers of snapshots.
+    pub(crate) held_bytes_max: u64,
 }
 
 /// What this node is to the others.
@@ -192,6 +209,8 @@ pub(crate) struct Consensus {
     raft: Raft,
     log: LogStore,
     progress: Arc<Progress>,
+    outgoing: Arc<Outgoing>,
+    limits: SendLimits,
     leadership: watch::Receiver<Leadership>,
     ended: watch::Receiver<Option<String>>,
 }
@@ -240,18 +259,33 @@ impl Consensus {
         let config = Arc::new(config(cluster, &timing)?);
         let log = LogStore::new(log);
         let machine = StateMachine::new(state, Arc::clone(&progress));
-        let network = NetworkFactory { peers, progress: Arc::clone(&progress) };
+        let outgoing = Arc::<Outgoing>::default();
+        let limits = SendLimits {
+            bytes_per_second: timing.snapshot_bytes_per_second,
+            silence_max: timing.snapshot_timeout,
+        };
+        let network = NetworkFactory {
+            peers,
+            progress: Arc::clone(&progress),
+            outgoing: Arc::clone(&outgoing),
+            limits,
+        };
         let raft = Raft::new(node_id, config, network, log.clone(), machine.clone())
             .await
             .map_err(|error| error.to_string())?;
         machine.started();
         let (leadership, ended) = follow(&raft);
-        Ok(Self { raft, log, progress, leadership, ended })
+        Ok(Self { raft, log, progress, outgoing, limits, leadership, ended })
     }
 
     /// The library's own handle, for the service that peers call.
     pub(super) fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    /// How snapshots are sent.
+    pub(super) fn send_limits(&self) -> SendLimits {
+        self.limits
     }
 
     /// Who leads, now and whenever it changes.
@@ -376,24 +410,28 @@ impl Consensus {
         self.raft.trigger().snapshot().await.map_err(|error| error.to_string())
     }
 
-    /// Lets the log go up to the last checkpoint, but for about `keep_bytes`
-    /// and at least `keep_entries`, from which slow members catch up.
+    /// Lets the log go up to the last checkpoint, but for what is kept.
     ///
     /// # Errors
     ///
     /// Fails if the consensus has stopped.
-    pub(crate) async fn purge(&self, keep_bytes: u64, keep_entries: u64) -> Result<(), String> {
+    pub(crate) async fn purge(&self, keep: Keep) -> Result<(), String> {
         let positions = self.positions();
         let Some(snapshot) = positions.snapshot else { return Ok(()) };
-        let Some(by_entries) = snapshot.checked_sub(keep_entries) else { return Ok(()) };
-        let before = match self.log.index_before(keep_bytes) {
+        let Some(by_entries) = snapshot.checked_sub(keep.entries) else { return Ok(()) };
+        let before = match self.log.index_before(keep.bytes) {
             Some(before) => before,
             // What was written before this process began is not known to the
             // byte; it may stay until it is too much.
-            None if self.log.used_bytes() > keep_bytes.saturating_mul(2) => by_entries,
+            None if self.log.used_bytes() > keep.bytes.saturating_mul(2) => by_entries,
             None => return Ok(()),
         };
         let upto = before.min(by_entries);
+        let upto = if self.log.used_bytes() > keep.held_bytes_max {
+            upto
+        } else {
+            self.outgoing.purge_limit(upto, &positions.matched, Instant::now())
+        };
         if positions.purged.is_some_and(|purged| purged >= upto) {
             return Ok(());
         }

@@ -25,6 +25,7 @@ mod convert;
 mod log_store;
 mod network;
 mod offload;
+mod outgoing;
 mod peers;
 mod progress;
 mod receive;
@@ -44,7 +45,7 @@ pub(crate) use calls::{CallError, Calls};
 pub(crate) use consensus::Role;
 pub use consensus::Timing;
 pub(crate) use consensus::{
-    Change, ChangeError, Consensus, Leadership, Members, Parts, ReadIndexError, WriteError,
+    Change, ChangeError, Consensus, Keep, Leadership, Members, Parts, ReadIndexError, WriteError,
 };
 pub(crate) use offload::blocking;
 pub(crate) use peers::Peers;

@@ -8,11 +8,13 @@
 //! request, see [`Window`](super::window::Window).
 
 use super::convert;
+use super::outgoing::Outgoing;
 use super::peers::{PeerChannel, Peers};
 use super::progress::Progress;
-use super::snapshot::{self, SnapshotBody};
+use super::snapshot::{self, SendLimits, SnapshotBody};
 use super::types::{Node, Snapshot, Types, Vote};
 use super::window::{Taken, Window};
+use futures::future::Either;
 use futures::{Stream, StreamExt as _};
 use keelstone_proto::peer;
 use keelstone_store::planted::{self, Bug};
@@ -27,9 +29,11 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 /// How long an append may stay unanswered before its connection is given up. A
@@ -43,6 +47,8 @@ const APPEND_OPEN: Duration = Duration::from_secs(1);
 pub(crate) struct NetworkFactory {
     pub(crate) peers: Arc<Peers>,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) outgoing: Arc<Outgoing>,
+    pub(crate) limits: SendLimits,
 }
 
 impl RaftNetworkFactory<Types> for NetworkFactory {
@@ -64,8 +70,7 @@ impl RaftNetworkFactory<Types> for NetworkFactory {
 impl NetworkFactory {
     fn client(&self, target: u64, node: &Node, purpose: Use) -> Network {
         let channel = self.peers.channel(&node.peer_address);
-        let (peers, progress) = (Arc::clone(&self.peers), Arc::clone(&self.progress));
-        Network { peers, progress, target, channel, purpose }
+        Network { shared: self.clone(), target, channel, purpose }
     }
 }
 
@@ -80,8 +85,7 @@ enum Use {
 
 /// A client for one peer.
 pub(crate) struct Network {
-    peers: Arc<Peers>,
-    progress: Arc<Progress>,
+    shared: NetworkFactory,
     target: u64,
     channel: PeerChannel,
     purpose: Use,
@@ -89,13 +93,13 @@ pub(crate) struct Network {
 
 impl Network {
     fn address(&self) -> peer::Address {
-        self.peers.address(self.target)
+        self.shared.peers.address(self.target)
     }
 
     fn timed_out(&self, action: RPCTypes, timeout: Duration) -> RPCError<Types> {
         RPCError::Timeout(Timeout {
             action,
-            id: self.peers.node_id(),
+            id: self.shared.peers.node_id(),
             target: self.target,
             timeout,
         })
@@ -130,7 +134,7 @@ impl Network {
         ttl: Duration,
     ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
         let mut message = convert::append_to_proto(request, self.address());
-        if let Some((index, hash)) = self.progress.newest_hash() {
+        if let Some((index, hash)) = self.shared.progress.newest_hash() {
             message.hash_index = index;
             message.hash = hash.to_vec().into();
         }
@@ -305,23 +309,15 @@ impl RaftNetworkV2<Types> for Network {
             applied: None,
             head: None,
         };
-        let (sender, receiver) = mpsc::channel(snapshot::CHUNKS_AHEAD);
-        let feed = snapshot::send(snapshot.snapshot, header, sender);
-        let mut client = self.channel.client();
-        let requests = tokio_stream::wrappers::ReceiverStream::new(receiver);
-        let call = async move { client.install_snapshot(requests).await };
-        let deadline = tokio::time::sleep(option.hard_ttl());
+        let index = snapshot.meta.last_log_id.map_or(0, |last| last.index);
+        let sending = self.shared.outgoing.begin(self.target, index);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            () = deadline => {
-                self.channel.renew();
-                Err(self.timed_out(RPCTypes::InstallSnapshot, option.hard_ttl()).into())
-            }
-            (sent, response) = futures::future::join(feed, call) => {
-                let response = response.map_err(|status| failed(&status))?;
-                sent.map_err(|error| StreamingError::from(network(&error)))?;
-                let vote = convert::vote_from_proto(response.into_inner().vote)
+            answer = self.exchange(header, snapshot.snapshot, option.hard_ttl()) => {
+                let vote = convert::vote_from_proto(answer?.vote)
                     .map_err(|error| network(&error))?;
+                sending.installed(Instant::now());
+                self.shared.progress.metrics().snapshots_sent.inc();
                 Ok(SnapshotResponse::new(vote))
             }
         }
@@ -341,6 +337,35 @@ impl RaftNetworkV2<Types> for Network {
 }
 
 impl Network {
+    /// Sends a snapshot, however long that takes, while its receiver goes on
+    /// taking it; `silence_max` is also how long it may take to install it.
+    async fn exchange(
+        &mut self,
+        header: peer::SnapshotHeader,
+        body: SnapshotBody,
+        silence_max: Duration,
+    ) -> Result<peer::SnapshotResponse, RPCError<Types>> {
+        let (sender, receiver) = mpsc::channel(snapshot::CHUNKS_AHEAD);
+        let limits = SendLimits { silence_max, ..self.shared.limits };
+        let feed = snapshot::send(body, header, sender, limits);
+        let mut client = self.channel.client();
+        let requests = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let call = async move { client.install_snapshot(requests).await };
+        let (feed, mut call) = (std::pin::pin!(feed), std::pin::pin!(call));
+        let answer = match futures::future::select(feed, &mut call).await {
+            // It answered before the end: it has what is offered, or refuses it.
+            Either::Right((answer, _)) => Some(answer),
+            Either::Left((Ok(()), _)) => tokio::time::timeout(silence_max, call).await.ok(),
+            Either::Left((Err(error), _)) if error.kind() == io::ErrorKind::TimedOut => None,
+            Either::Left((Err(error), _)) => return Err(network(&error)),
+        };
+        let Some(answer) = answer else {
+            self.channel.renew();
+            return Err(self.timed_out(RPCTypes::InstallSnapshot, silence_max));
+        };
+        Ok(answer.map_err(|status| failed(&status))?.into_inner())
+    }
+
     async fn ask_vote(
         &mut self,
         request: &VoteRequest<Types>,

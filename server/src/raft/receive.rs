@@ -5,7 +5,7 @@ use super::convert;
 use super::offload;
 use super::runtime;
 use super::service::Running;
-use super::snapshot::{self, SnapshotBody};
+use super::snapshot::{self, SendLimits, SnapshotBody};
 use super::types::Snapshot;
 use futures::{Stream, StreamExt as _};
 use keelstone_proto::{disk, peer};
@@ -54,6 +54,7 @@ impl Receiver {
         let meta = convert::applied_to_meta(&applied).map_err(invalid)?;
         tracing::info!(index = offered, "receiving a snapshot");
         let finished = write(&running.state, &header, applied, chunks).await?;
+        running.progress.metrics().snapshots_received.inc();
         let snapshot = Snapshot { meta, snapshot: SnapshotBody::Incoming(Box::new(finished)) };
         let call = running.consensus.raft().install_full_snapshot(vote, snapshot);
         let response = Box::pin(runtime::enter(running.node_id, call))
@@ -85,15 +86,15 @@ pub(crate) async fn take(
 /// The state of this node as chunks.
 pub(crate) fn serve(
     state: &State,
+    limits: SendLimits,
 ) -> Result<impl Stream<Item = Result<peer::SnapshotChunk, Status>> + Send + use<>, Status> {
     let reader = state.snapshot().map_err(|error| Status::unavailable(error.to_string()))?;
     let header = peer::SnapshotHeader { address: None, vote: None, applied: None, head: None };
     let (sender, receiver) = mpsc::channel(snapshot::CHUNKS_AHEAD);
     runtime::spawn(async move {
-        if let Err(error) =
-            snapshot::send(SnapshotBody::Outgoing(Box::new(reader)), header, sender).await
-        {
-            tracing::error!(%error, "a snapshot for a peer could not be read");
+        let body = SnapshotBody::Outgoing(Box::new(reader));
+        if let Err(error) = snapshot::send(body, header, sender, limits).await {
+            tracing::error!(%error, "a snapshot for a peer was not sent");
         }
     });
     Ok(tokio_stream::wrappers::ReceiverStream::new(receiver).map(Ok))

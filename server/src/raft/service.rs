@@ -316,8 +316,10 @@ impl Peer for PeerService {
         request: Request<peer::FetchSnapshotRequest>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
         let running = self.addressed(request.get_ref().address.as_ref())?;
-        let chunks =
-            runtime::enter(running.seed(), async { receive::serve(&running.state) }).await?;
+        let chunks = runtime::enter(running.seed(), async {
+            receive::serve(&running.state, running.consensus.send_limits())
+        })
+        .await?;
         Ok(Response::new(Box::pin(chunks)))
     }
 

@@ -3,13 +3,16 @@
 
 use super::convert;
 use super::offload;
+use super::outgoing::Pace;
 use bytes::Bytes;
 use keelstone_proto::peer;
 use keelstone_store::machine::codec;
 use keelstone_store::state::{FinishedSnapshot, SnapshotReader, State};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Chunks that are made before they are sent.
 pub(crate) const CHUNKS_AHEAD: usize = 4;
@@ -38,15 +41,26 @@ impl SnapshotBody {
     }
 }
 
+/// How snapshots are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SendLimits {
+    /// Bytes per second of one snapshot, at most.
+    pub(crate) bytes_per_second: u64,
+    /// How long the receiver may take no chunk.
+    pub(crate) silence_max: Duration,
+}
+
 /// Sends a snapshot as chunks until its end or until nobody takes them.
 ///
 /// # Errors
 ///
-/// Fails if the state cannot be read.
+/// Fails if the state cannot be read, and with [`io::ErrorKind::TimedOut`] if
+/// the receiver takes nothing for too long.
 pub(crate) async fn send(
     body: SnapshotBody,
     mut header: peer::SnapshotHeader,
     chunks: mpsc::Sender<peer::SnapshotChunk>,
+    limits: SendLimits,
 ) -> io::Result<()> {
     let SnapshotBody::Outgoing(mut reader) = body else {
         return Err(io::Error::other("a received snapshot is not sent on"));
@@ -55,9 +69,10 @@ pub(crate) async fn send(
     header.applied = Some(convert::applied_to_proto(&applied));
     header.head = Some(codec::head_to_proto(&head));
     let first = peer::SnapshotChunk { header: Some(header), rows: Bytes::new(), trailer: None };
-    if chunks.send(first).await.is_err() {
+    if !put(&chunks, first, limits).await? {
         return Ok(());
     }
+    let mut pace = Pace::new(limits.bytes_per_second, Instant::now());
     loop {
         let (returned, chunk) = offload::blocking(move || {
             let chunk = SnapshotReader::next_chunk(&mut reader);
@@ -69,7 +84,8 @@ pub(crate) async fn send(
             Some(rows) => peer::SnapshotChunk { header: None, rows, trailer: None },
             None => break,
         };
-        if chunks.send(message).await.is_err() {
+        tokio::time::sleep_until(pace.next(message.rows.len(), Instant::now())).await;
+        if !put(&chunks, message, limits).await? {
             return Ok(());
         }
     }
@@ -77,6 +93,15 @@ pub(crate) async fn send(
     let trailer = peer::SnapshotTrailer { rows: trailer.rows, hash: trailer.hash.to_vec().into() };
     let last = peer::SnapshotChunk { header: None, rows: Bytes::new(), trailer: Some(trailer) };
     // A receiver that is gone is noticed by the call that it belongs to.
-    let _ = chunks.send(last).await;
-    Ok(())
+    put(&chunks, last, limits).await.map(drop)
+}
+
+/// Waits until a chunk can go. `false` if nobody takes chunks any more.
+async fn put(
+    chunks: &mpsc::Sender<peer::SnapshotChunk>,
+    chunk: peer::SnapshotChunk,
+    limits: SendLimits,
+) -> io::Result<bool> {
+    let sent = tokio::time::timeout(limits.silence_max, chunks.send(chunk)).await;
+    Ok(sent.map_err(io::Error::from)?.is_ok())
 }

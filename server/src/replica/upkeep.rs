@@ -15,7 +15,7 @@
 
 use super::running::Replica;
 use super::settings::FEATURE_LEVEL;
-use crate::raft::{blocking, spawn};
+use crate::raft::{Keep, blocking, spawn};
 use keelstone_proto::peer;
 use keelstone_store::limits::{LEASE_EXPIRE_MAX, SESSION_EXPIRE_MAX};
 use keelstone_store::machine::{Command, Envelope, View as _, codec};
@@ -33,6 +33,9 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 const STAMP_INTERVAL: Duration = Duration::from_secs(5);
 /// How often checkpoints are considered.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+/// How many times its usual size the log may grow to for the receivers of
+/// snapshots.
+const HELD_FACTOR: u64 = 16;
 /// How often the disk is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the feature level is looked at.
@@ -251,9 +254,17 @@ async fn checkpoints(replica: Arc<Replica>) {
             (bytes, index) = (written, applied);
         }
         // What was made durable by an earlier checkpoint.
-        let purged = parts.consensus.purge(settings.keep_log_bytes, settings.keep_log_entries);
-        drop(purged.await);
+        drop(parts.consensus.purge(kept(&replica)).await);
     }
+}
+
+fn kept(replica: &Replica) -> Keep {
+    let settings = &replica.parts.settings;
+    let (bytes, entries) = (settings.keep_log_bytes, settings.keep_log_entries);
+    let (free, reserve) = replica.space.bytes();
+    // A member that has to begin anew is better than writes that are refused.
+    let factor = if free < reserve.saturating_mul(2) { 0 } else { HELD_FACTOR };
+    Keep { bytes, entries, held_bytes_max: bytes.saturating_mul(factor) }
 }
 
 async fn compaction(replica: Arc<Replica>) {

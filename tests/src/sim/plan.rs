@@ -80,6 +80,8 @@ impl Plan {
             election_timeout_min: if fast { ms(150) } else { ms(300) },
             election_timeout_max: if fast { ms(300) } else { ms(600) },
             snapshot_timeout: ms(5_000),
+            // States are small here; sending one takes a while all the same.
+            snapshot_bytes_per_second: 256 * 1024,
         };
         let quality = Quality {
             latency_min_us: 1_000,

@@ -106,6 +106,54 @@ async fn until_purged(cluster: &Cluster, id: u64, beyond: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_waits_for_a_snapshot_that_takes_longer_than_it_is_kept() {
+    const MIB: u64 = 1024 * 1024;
+    let mut cluster = Cluster::started_with(3, |settings| {
+        little_log(settings);
+        settings.keep_log_bytes = 4 * MIB;
+        settings.timing.snapshot_bytes_per_second = MIB;
+    })
+    .await;
+    let away = cluster.follower().await;
+    let left_at = cluster.node(away).core_status().last_log_index;
+    cluster.kill(away).await;
+    let leader = cluster.leader().await;
+    // About six seconds of snapshot.
+    write_much(&cluster, leader, 12).await;
+    until_purged(&cluster, leader, left_at + 10).await;
+    let away_started = cluster.try_start(away).await.unwrap();
+    let done = AtomicBool::new(false);
+    let writes = async {
+        let value = "x".repeat(16 * 1024);
+        while !done.load(Ordering::SeqCst) {
+            cluster.write(leader, "during", &value).await;
+            tokio::time::sleep(Duration::from_millis(4)).await;
+        }
+    };
+    let received = away_started.parts.progress.metrics().snapshots_received.clone();
+    let catch_up = async {
+        let before = cluster.node(leader).core_status().last_log_index;
+        let until = Instant::now() + LONG;
+        while received.get() == 0 {
+            assert!(Instant::now() < until, "no snapshot came");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let written = cluster.node(leader).core_status().last_log_index - before;
+        let revision = cluster.write(leader, "target", "x").await;
+        away_started.wait_applied(revision, soon()).await.unwrap();
+        done.store(true, Ordering::SeqCst);
+        written
+    };
+    let ((), written) = tokio::join!(writes, catch_up);
+    assert_eq!(received.get(), 1, "the log had gone on without it");
+    assert!(written * 16 * 1024 > 4 * MIB, "only {written} writes: the log was kept anyway");
+    cluster.nodes.insert(away, away_started);
+    // And it goes when it is not needed any more.
+    until_purged(&cluster, leader, cluster.node(leader).core_status().last_log_index - 400).await;
+    cluster.assert_equal_states().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_away_for_long_gets_a_snapshot_while_writes_go_on() {
     let mut cluster = Cluster::started_with(3, little_log).await;
     let away = cluster.follower().await;
