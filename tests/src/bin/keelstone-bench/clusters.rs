@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::time::Instant;
 
 /// How long three processes may take to elect a leader.
@@ -128,6 +129,17 @@ pub(crate) fn keelstone_binary(named: Option<PathBuf>) -> anyhow::Result<PathBuf
         bail!("{} is not there: build it, or name another with --keelstone", beside.display());
     }
     Ok(beside)
+}
+
+/// A directory for data, below `parent` or where temporary files go, that is
+/// removed when it is dropped.
+pub(crate) fn temporary(purpose: &str, parent: Option<&Path>) -> anyhow::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    let prefix = format!("keelstone-{purpose}-");
+    builder.prefix(&prefix);
+    parent
+        .map_or_else(|| builder.tempdir(), |parent| builder.tempdir_in(parent))
+        .context("make a directory for the data")
 }
 
 /// The program's version, for the report.

@@ -1,7 +1,7 @@
 //! The same load on Keelstone and on etcd, in turn, on the same machine and
 //! disk, several times.
 
-use crate::clusters::{Processes, keelstone_binary, version_of};
+use crate::clusters::{Processes, keelstone_binary, temporary, version_of};
 use crate::load::{self, LoadOptions};
 use crate::report::{Measured, median};
 use crate::target::Target;
@@ -103,13 +103,7 @@ impl Compare {
         binary: &std::path::Path,
         clients: usize,
     ) -> anyhow::Result<Measured> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix("keelstone-compare-");
-        let dir = match &self.dir {
-            Some(parent) => builder.tempdir_in(parent),
-            None => builder.tempdir(),
-        };
-        let dir = dir.context("make a directory for the data")?;
+        let dir = temporary("compare", self.dir.as_deref())?;
         let processes = Processes::start(target, binary, dir.path()).await?;
         let options = LoadOptions { clients, ..self.load.clone() };
         let limit = Duration::from_secs(options.warm_up + options.seconds + 120);

@@ -5,7 +5,7 @@
 //! acknowledgement before and the first after. In the end every acknowledged
 //! write must be there.
 
-use crate::clusters::keelstone_binary;
+use crate::clusters::{keelstone_binary, temporary};
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use keelstone_client::{Client, KeyRange};
@@ -69,13 +69,7 @@ struct Written {
 impl Failover {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let binary = keelstone_binary(self.keelstone.clone())?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix("keelstone-failover-");
-        let dir = match &self.dir {
-            Some(parent) => builder.tempdir_in(parent),
-            None => builder.tempdir(),
-        };
-        let dir = dir.context("make a directory for the data")?;
+        let dir = temporary("failover", self.dir.as_deref())?;
         let mut cluster = LocalCluster::create(LocalOptions::new(binary, dir.path()))?;
         cluster.start_all()?;
         let client = Client::builder()

@@ -17,6 +17,8 @@ use tonic::transport::Channel;
 
 /// How long one operation may take before it counts as an error.
 const OPERATION_MAX: Duration = Duration::from_secs(10);
+/// Longer than anybody watches a load that ends when it is dropped.
+const FOREVER: Duration = Duration::from_hours(7 * 24);
 
 /// What the clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -109,8 +111,8 @@ pub(crate) async fn run(
     } else {
         None
     };
-    let recorders = clients(target, &channels, options, window, &subjects).await?;
-    let mut measured = Measured::of(target, options, &recorders);
+    let running = start_clients(target, &channels, options, window, &subjects).await?;
+    let mut measured = Measured::of(target, options, running.finish().await?);
     if let Some(watchers) = watchers {
         measured.delivered = Some(watchers.finish().await);
     }
@@ -173,6 +175,12 @@ async fn prepare(
     }
 }
 
+/// Puts every key once, through the leader.
+pub(crate) async fn fill_keys(endpoints: &[String], options: &LoadOptions) -> anyhow::Result<()> {
+    let channels = channels(Target::Keelstone, endpoints, options).await?;
+    fill(Target::Keelstone, &channels, options).await
+}
+
 /// Puts every key once, 64 at a time.
 async fn fill(target: Target, channels: &[Channel], options: &LoadOptions) -> anyhow::Result<()> {
     let next = Arc::new(std::sync::atomic::AtomicU64::new(0));
@@ -209,13 +217,49 @@ fn value(options: &LoadOptions, client: u64) -> Bytes {
     bytes.into()
 }
 
-async fn clients(
+/// A load that goes on, and is looked at meanwhile. Dropping it ends it.
+pub(crate) struct Running {
+    tasks: JoinSet<()>,
+    recorders: Vec<Arc<Mutex<Recorder>>>,
+}
+
+impl Running {
+    /// Puts of random keys until it is dropped; `options` say how many clients,
+    /// keys and puts per second.
+    pub(crate) async fn puts(endpoints: &[String], options: &LoadOptions) -> anyhow::Result<Self> {
+        let channels = channels(Target::Keelstone, endpoints, options).await?;
+        let begin = Instant::now();
+        let window = Window { begin, end: begin + FOREVER };
+        let subjects = Arc::new(Subjects::Keys);
+        start_clients(Target::Keelstone, &channels, options, window, &subjects).await
+    }
+
+    /// What was done since it began, or since the last call.
+    pub(crate) fn take(&self) -> Recorder {
+        let mut all = Recorder::new();
+        for recorder in &self.recorders {
+            let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+            all.add(&std::mem::take(&mut *recorder));
+        }
+        all
+    }
+
+    /// Waits until the window is over.
+    async fn finish(mut self) -> anyhow::Result<Recorder> {
+        while let Some(done) = self.tasks.join_next().await {
+            done.context("a client of the load")?;
+        }
+        Ok(self.take())
+    }
+}
+
+async fn start_clients(
     target: Target,
     channels: &[Channel],
     options: &LoadOptions,
     window: Window,
     subjects: &Arc<Subjects>,
-) -> anyhow::Result<Vec<Recorder>> {
+) -> anyhow::Result<Running> {
     // Clients of one connection share a recorder: few locks, little memory.
     let recorders: Vec<_> =
         channels.iter().map(|_| Arc::new(Mutex::new(Recorder::new()))).collect();
@@ -237,13 +281,7 @@ async fn clients(
         };
         tasks.spawn(client.run(window, recorders[place].clone()));
     }
-    while let Some(done) = tasks.join_next().await {
-        done.context("a client of the load")?;
-    }
-    let take = |recorder: Arc<Mutex<Recorder>>| {
-        std::mem::take(&mut *recorder.lock().unwrap_or_else(PoisonError::into_inner))
-    };
-    Ok(recorders.into_iter().map(take).collect())
+    Ok(Running { tasks, recorders })
 }
 
 /// Keys that belong to one client alone, for compare-and-put.

@@ -2,7 +2,8 @@
 //!
 //! `run` puts a load on endpoints, of Keelstone or of etcd; `compare` starts
 //! three processes of each in turn and puts the same load on both; `failover`
-//! kills leaders under a client that writes. Results are JSON on standard
+//! kills leaders under a client that writes; `join` adds empty replicas under a
+//! steady load. Results are JSON on standard
 //! output, progress goes to standard error. The load shares the machine with
 //! the servers unless it is run elsewhere: compare ratios, not figures.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the command line")]
@@ -12,6 +13,7 @@ mod clusters;
 mod compare;
 mod etcd;
 mod failover;
+mod join;
 mod load;
 mod patch;
 mod report;
@@ -36,6 +38,8 @@ enum Command {
     Compare(compare::Compare),
     /// Kill the leader again and again under a client that writes.
     Failover(failover::Failover),
+    /// Add empty replicas to a cluster that is written to at a steady rate.
+    Join(join::Join),
 }
 
 #[derive(Debug, Args)]
@@ -65,5 +69,6 @@ async fn main() -> anyhow::Result<()> {
         }
         Command::Compare(compare) => compare.run().await,
         Command::Failover(failover) => failover.run().await,
+        Command::Join(join) => join.run().await,
     }
 }

@@ -56,6 +56,10 @@ impl Recorder {
         self.latency.len()
     }
 
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors
+    }
+
     pub(crate) fn latency(&self) -> Latency {
         let at = |quantile| self.latency.value_at_quantile(quantile) as f64 / 1000.0;
         Latency {
@@ -107,11 +111,7 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    pub(crate) fn of(target: Target, options: &LoadOptions, recorders: &[Recorder]) -> Self {
-        let mut all = Recorder::new();
-        for recorder in recorders {
-            all.add(recorder);
-        }
+    pub(crate) fn of(target: Target, options: &LoadOptions, all: Recorder) -> Self {
         Self {
             target,
             workload: options.workload,
