@@ -67,6 +67,9 @@ pub enum ProposeError {
         /// The reserve.
         reserve_bytes: u64,
     },
+    /// The same, of the leader's disk, where this node does not lead.
+    #[error("the leader's disk has less left than is kept in reserve")]
+    NoSpaceAtLeader,
     /// The node is stopping. The command was not proposed.
     #[error("the node is shutting down; the write was not proposed")]
     Stopping,

@@ -71,6 +71,9 @@ pub(crate) trait LeaderRequests: Send + Sync + 'static {
     /// Keeps this node from leading, or allows it again.
     fn set_drained(&self, drained: bool);
 
+    /// Whether this node's disk has room for entries that a leader sends.
+    fn has_room(&self) -> bool;
+
     /// Whether it is kept from leading.
     fn is_drained(&self) -> bool;
 
@@ -139,6 +142,11 @@ impl Running {
         Ok(())
     }
 
+    /// Whether there is room for the entries of a request.
+    fn takes(&self, request: &peer::AppendRequest) -> bool {
+        request.entries.is_empty() || self.leader.has_room()
+    }
+
     /// The vote that this node gave last.
     pub(super) fn vote(&self) -> disk::Vote {
         let vote = self.log.recovered().vote;
@@ -168,6 +176,8 @@ fn malformed(error: convert::Malformed) -> Status {
 fn stopped<E: std::fmt::Display>(error: E) -> Status {
     Status::unavailable(format!("consensus has stopped: {error}"))
 }
+
+const NO_ROOM: &str = "this node's disk is full: it takes no entries until there is room";
 
 type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -200,13 +210,19 @@ impl Peer for PeerService {
             .await?
             .ok_or_else(|| Status::invalid_argument("an append stream without requests"))?;
         let running = self.addressed(first.address.as_ref())?;
+        if !running.takes(&first) {
+            return Err(Status::resource_exhausted(NO_ROOM));
+        }
         let first = convert::append_from_proto(first).map_err(malformed)?;
         let service = self.clone();
-        // A request that is not meant for us, or cannot be read, ends the
-        // stream: the sender begins another.
+        // A request that is not meant for us, cannot be read, or finds no room,
+        // ends the stream: the sender begins another.
         let rest = futures::stream::unfold((requests, service), async |(mut requests, service)| {
             let request = requests.message().await.ok()??;
-            service.addressed(request.address.as_ref()).ok()?;
+            let running = service.addressed(request.address.as_ref()).ok()?;
+            if !running.takes(&request) {
+                return None;
+            }
             let request = convert::append_from_proto(request).ok()?;
             Some((request, (requests, service)))
         });
@@ -252,6 +268,9 @@ impl Peer for PeerService {
             .and_then(|chunk| chunk.header)
             .ok_or_else(|| Status::invalid_argument("a snapshot without header"))?;
         let running = self.addressed(first.address.as_ref())?;
+        if !running.leader.has_room() {
+            return Err(Status::resource_exhausted(NO_ROOM));
+        }
         let vote = Box::pin(self.receiver.install(running, first, chunks)).await?;
         Ok(Response::new(peer::SnapshotResponse { vote: Some(vote) }))
     }

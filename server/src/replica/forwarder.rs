@@ -83,7 +83,7 @@ impl Forwarder {
                 Forwarded::Replied(reply) => Answer::Replied(reply),
                 Forwarded::NotLeader(_) => Answer::NotLeader,
                 Forwarded::Overloaded => Answer::Overloaded,
-                Forwarded::NoSpace => Answer::NoSpace,
+                Forwarded::NoSpace => Answer::NoSpace(None),
                 Forwarded::Unknown => Answer::Unknown("the connection to the leader was lost"),
             });
         }

@@ -281,7 +281,7 @@ impl Replica {
         };
         if leads {
             if self.space.refuses(command) {
-                return Answer::NoSpace;
+                return Answer::NoSpace(Some(self.space.bytes()));
             }
             self.here.submit(command.clone(), deadline).await
         } else if leader.is_some_and(|id| id != self.node_id()) {
@@ -313,10 +313,10 @@ impl Replica {
                         (self.waiting_bytes(), self.here.limit_bytes());
                     return Err(ProposeError::Overloaded { waiting_bytes, limit_bytes });
                 }
-                Answer::NoSpace => {
-                    let (free_bytes, reserve_bytes) = self.space.bytes();
+                Answer::NoSpace(Some((free_bytes, reserve_bytes))) => {
                     return Err(ProposeError::NoSpace { free_bytes, reserve_bytes });
                 }
+                Answer::NoSpace(None) => return Err(ProposeError::NoSpaceAtLeader),
             }
         }
     }
@@ -429,7 +429,6 @@ impl Replica {
         if let Some(failure) = self.parts.failures.subscribe().borrow().as_ref() {
             problems.push(failure.to_string());
         }
-        problems.extend(self.space.problem());
         if !*self.recovered.borrow() {
             problems.push("this node has not recovered yet".to_owned());
         }
@@ -473,7 +472,7 @@ impl LeaderRequests for Replica {
                 Answer::Replied(reply) => Forwarded::Replied(reply),
                 Answer::NotLeader | Answer::Stopped => Forwarded::NotLeader(self.leader()),
                 Answer::Overloaded => Forwarded::Overloaded,
-                Answer::NoSpace => Forwarded::NoSpace,
+                Answer::NoSpace(_) => Forwarded::NoSpace,
                 Answer::Unknown(_) => Forwarded::Unknown,
             }
         });
@@ -486,6 +485,10 @@ impl LeaderRequests for Replica {
 
     fn set_drained(&self, drained: bool) {
         self.drain_here(drained);
+    }
+
+    fn has_room(&self) -> bool {
+        self.space.takes_entries()
     }
 
     fn is_drained(&self) -> bool {

@@ -111,7 +111,7 @@ impl Replica {
             ProposeError::NotLeader(_) => "not_leader",
             ProposeError::Overloaded { .. } => "overloaded",
             ProposeError::TooLarge { .. } => "too_large",
-            ProposeError::NoSpace { .. } => "no_space",
+            ProposeError::NoSpace { .. } | ProposeError::NoSpaceAtLeader => "no_space",
             ProposeError::Stopping => "stopping",
             // Proposed: nobody refused it.
             ProposeError::Unknown(_) => return,

@@ -19,11 +19,12 @@ fn makes_room(command: &Command) -> bool {
         Command::Compact { .. }
         | Command::LeaseRevoke { .. }
         | Command::LeaseExpire { .. }
+        // What a client deletes through; their number is bounded.
+        | Command::SessionOpen { .. }
         | Command::SessionClose { .. }
         | Command::SessionExpire { .. } => true,
         Command::LeaseGrant { .. }
         | Command::LeaseRenew { .. }
-        | Command::SessionOpen { .. }
         | Command::FeatureLevel { .. } => false,
     }
 }
@@ -67,6 +68,15 @@ impl Space {
             && !codec::decode_envelope(command.clone()).is_ok_and(|it| makes_room(&it.command))
     }
 
+    /// Whether entries that a leader sends are taken. While a majority of the
+    /// others has room, writes go on; this replica stands still before its engine
+    /// runs into the end of the disk, and catches up when there is room. What is
+    /// left of the reserve is for what the engine writes on its own.
+    pub(super) fn takes_entries(&self) -> bool {
+        let (free, reserve) = self.bytes();
+        free >= reserve / 2
+    }
+
     /// Why writes are refused, if they are.
     pub(super) fn problem(&self) -> Option<String> {
         let (free, reserve) = self.bytes();
@@ -77,5 +87,29 @@ impl Space {
         }
         let short = self.log_short.load(Ordering::Relaxed);
         short.then(|| "the log cannot grow on this disk: writes are refused".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelstone_store::machine::{Delete, Put};
+    use keelstone_store::{Key, KeyRange, Revision, SessionId};
+
+    fn txn(then: Vec<Op>) -> Command {
+        Command::Txn(Txn { then, ..Txn::default() })
+    }
+
+    #[test]
+    fn what_a_delete_takes_is_not_refused_where_there_is_no_room() {
+        let key = || Key(Bytes::from_static(b"a"));
+        let delete = || Op::Delete(Delete { range: KeyRange::single(&key()), previous: false });
+        assert!(makes_room(&Command::SessionOpen { id: SessionId(7), ttl_ms: 1000 }));
+        assert!(makes_room(&txn(vec![delete()])));
+        assert!(makes_room(&Command::Compact { revision: Revision::new(3) }));
+        let put = || Op::Put(Put::new(key(), Bytes::from_static(b"1")));
+        assert!(!makes_room(&txn(vec![delete(), put()])));
+        let nested = Txn { otherwise: vec![put()], ..Txn::default() };
+        assert!(!makes_room(&txn(vec![Op::Txn(nested)])));
     }
 }

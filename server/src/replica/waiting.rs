@@ -18,8 +18,9 @@ pub(super) enum Answer {
     NotLeader,
     /// Not proposed.
     Overloaded,
-    /// Not proposed.
-    NoSpace,
+    /// Not proposed. With the bytes that this node's disk has left and those
+    /// that are kept in reserve, unless it is another's that is full.
+    NoSpace(Option<(u64, u64)>),
     /// Not proposed.
     Stopped,
     /// It may or may not take effect.

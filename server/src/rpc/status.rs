@@ -157,6 +157,11 @@ impl From<ProposeError> for Failure {
                     .with_limit(reserve_bytes, free_bytes)
                     .with_remedy("make room on the disk of the data directory; reads go on")
             }
+            ProposeError::NoSpaceAtLeader => {
+                Self::refused(Code::ResourceExhausted, "no_space", text).with_remedy(
+                    "make room on the disk of the leader's data directory; reads go on",
+                )
+            }
             ProposeError::Stopping => {
                 Self::refused(Code::Unavailable, "stopping", text).with_remedy(RETRY_ELSEWHERE)
             }

@@ -263,28 +263,39 @@ impl Drop for SmallDisk {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_refuses_writes_and_serves_again_when_there_is_room() {
+/// A cluster whose replicas have a disk of 96 MiB each, 16 of them in reserve.
+/// None if this process cannot make them.
+async fn with_small_disks() -> Option<(Cluster, Vec<SmallDisk>)> {
     let mut cluster = Cluster::with(3, |settings| {
         settings.disk_reserve_bytes = 16 * 1024 * 1024;
         settings.log.segment_bytes = 1024 * 1024;
     })
     .await;
-    let mut disks = Vec::new();
-    for id in 1..=3 {
-        let Some(disk) = SmallDisk::mount(&cluster.data_dir(id), 96) else {
-            println!("skipped: this process cannot mount a tmpfs");
-            return;
-        };
-        disks.push(disk);
-    }
+    let disks: Option<Vec<_>> =
+        (1..=3).map(|id| SmallDisk::mount(&cluster.data_dir(id), 96)).collect();
+    let Some(disks) = disks else {
+        println!("skipped: this process cannot mount a tmpfs");
+        return None;
+    };
     cluster.start_all(&[1, 2, 3]).await;
+    Some((cluster, disks))
+}
+
+/// Writes a file until only `left` bytes are free on a replica's disk.
+fn fill(cluster: &Cluster, id: u64, left: u64) -> PathBuf {
+    let filler = cluster.data_dir(id).join("filler");
+    let free = rustix::fs::statvfs(cluster.data_dir(id)).unwrap();
+    let fill = free.f_bavail * free.f_frsize - left;
+    std::fs::write(&filler, vec![1; usize::try_from(fill).unwrap()]).unwrap();
+    filler
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_writes_and_serves_again_when_there_is_room() {
+    let Some((mut cluster, _disks)) = with_small_disks().await else { return };
     let leader = cluster.leader().await;
     cluster.write(leader, "key", "1").await;
-    let filler = cluster.data_dir(leader).join("filler");
-    let free = rustix::fs::statvfs(cluster.data_dir(leader)).unwrap();
-    let fill = free.f_bavail * free.f_frsize - 8 * 1024 * 1024;
-    std::fs::write(&filler, vec![1; usize::try_from(fill).unwrap()]).unwrap();
+    let filler = fill(&cluster, leader, 8 * 1024 * 1024);
     let until = soon();
     let refused = loop {
         match cluster.node(leader).propose(put("key", "2"), soon()).await {
@@ -295,7 +306,7 @@ async fn a_full_disk_refuses_writes_and_serves_again_when_there_is_room() {
     };
     assert!(matches!(refused, ProposeError::NoSpace { .. }), "{refused:?}");
     let forwarded = cluster.node(cluster.follower().await).propose(put("key", "2"), soon()).await;
-    assert!(matches!(forwarded, Err(ProposeError::NoSpace { .. })), "{forwarded:?}");
+    assert!(matches!(forwarded, Err(ProposeError::NoSpaceAtLeader)), "{forwarded:?}");
     assert!(cluster.read(leader, "key").await.is_some());
     std::fs::remove_file(&filler).unwrap();
     let until = soon();
@@ -304,6 +315,36 @@ async fn a_full_disk_refuses_writes_and_serves_again_when_there_is_room() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(cluster.read(leader, "key").await.as_deref(), Some("3"));
+    cluster.assert_equal_states().await;
+    for id in 1..=3 {
+        cluster.stop(id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_with_a_full_disk_stands_still_and_catches_up() {
+    let Some((mut cluster, _disks)) = with_small_disks().await else { return };
+    let leader = cluster.leader().await;
+    let full = cluster.follower().await;
+    cluster.write(leader, "key", "before").await;
+    // Less than half of the reserve.
+    let filler = fill(&cluster, full, 4 * 1024 * 1024);
+    let until = soon();
+    while cluster.node(full).space.takes_entries() {
+        assert!(Instant::now() < until, "a full disk is not seen");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let stood = cluster.node(full).core_status().last_log_index;
+    let value = "x".repeat(64 * 1024);
+    // More than its disk could take.
+    for number in 0..128 {
+        cluster.write(leader, &format!("k{}", number % 8), &value).await;
+    }
+    assert!(cluster.node(full).core_status().last_log_index <= stood + 1);
+    assert_eq!(cluster.leader().await, leader, "it goes on hearing of its leader");
+    std::fs::remove_file(&filler).unwrap();
+    let revision = cluster.write(leader, "key", "after").await;
+    cluster.node(full).wait_applied(revision, soon()).await.unwrap();
     cluster.assert_equal_states().await;
     for id in 1..=3 {
         cluster.stop(id).await;

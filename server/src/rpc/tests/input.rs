@@ -270,6 +270,7 @@ async fn what_the_core_says_reaches_the_client_with_its_outcome() {
             ProposeError::NoSpace { free_bytes: 5, reserve_bytes: 10 },
             "ResourceExhausted no_space 5/10",
         ),
+        (ProposeError::NoSpaceAtLeader, "ResourceExhausted no_space"),
         (
             ProposeError::TooLarge { field: "command bytes", actual: 3, limit: 2 },
             "InvalidArgument too_large command 3/2",
