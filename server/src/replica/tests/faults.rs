@@ -123,13 +123,15 @@ async fn the_log_waits_for_a_snapshot_that_takes_longer_than_it_is_kept() {
     until_purged(&cluster, leader, left_at + 10).await;
     let away_started = cluster.try_start(away).await.unwrap();
     let done = AtomicBool::new(false);
-    let writes = async {
+    // Several at a time, so that a slow disk lets enough of them through; and not
+    // as many as they can, so that a fast one does not let the log grow too large.
+    let writes = futures::future::join_all((0..4).map(async |_writer| {
         let value = "x".repeat(16 * 1024);
         while !done.load(Ordering::SeqCst) {
             cluster.write(leader, "during", &value).await;
-            tokio::time::sleep(Duration::from_millis(4)).await;
+            tokio::time::sleep(Duration::from_millis(16)).await;
         }
-    };
+    }));
     let received = away_started.parts.progress.metrics().snapshots_received.clone();
     let catch_up = async {
         let before = cluster.node(leader).core_status().last_log_index;
@@ -144,7 +146,7 @@ async fn the_log_waits_for_a_snapshot_that_takes_longer_than_it_is_kept() {
         done.store(true, Ordering::SeqCst);
         written
     };
-    let ((), written) = tokio::join!(writes, catch_up);
+    let (_, written) = tokio::join!(writes, catch_up);
     assert_eq!(received.get(), 1, "the log had gone on without it");
     assert!(written * 16 * 1024 > 4 * MIB, "only {written} writes: the log was kept anyway");
     cluster.nodes.insert(away, away_started);
