@@ -220,7 +220,8 @@ pub struct StateConfig {
     /// further behind reads from disk.
     pub changes_bytes: u64,
     /// Free bytes on the data directory's disk below which writes are refused,
-    /// so that what was accepted can be finished.
+    /// so that what was accepted can be finished. A replica that does not lead
+    /// takes no entries below half of it.
     pub disk_reserve_bytes: u64,
 }
 

@@ -102,6 +102,10 @@ async fn put(
     chunk: peer::SnapshotChunk,
     limits: SendLimits,
 ) -> io::Result<bool> {
-    let sent = tokio::time::timeout(limits.silence_max, chunks.send(chunk)).await;
-    Ok(sent.map_err(io::Error::from)?.is_ok())
+    let silence_max = limits.silence_max;
+    let sent = tokio::time::timeout(silence_max, chunks.send(chunk)).await.map_err(|_elapsed| {
+        let text = format!("the receiver of a snapshot took nothing for {silence_max:?}");
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    })?;
+    Ok(sent.is_ok())
 }

@@ -92,14 +92,17 @@ struct Round {
 struct Phase {
     seconds: f64,
     puts: u64,
-    errors: u64,
     latency: Latency,
 }
 
 impl Phase {
-    fn of(recorder: &Recorder, seconds: f64) -> Self {
+    /// Fails if puts did, as they do when the leader changes, or if there were
+    /// none: the percentiles of the others would mean nothing.
+    fn of(recorder: &Recorder, seconds: f64) -> anyhow::Result<Self> {
         let (puts, errors) = (recorder.operations(), recorder.errors());
-        Self { seconds, puts, errors, latency: recorder.latency() }
+        ensure!(errors == 0, "{errors} puts failed in {seconds:.1} s: measure again");
+        ensure!(puts > 0, "nothing was put in {seconds:.1} s");
+        Ok(Self { seconds, puts, latency: recorder.latency() })
     }
 }
 
@@ -186,7 +189,7 @@ impl Join {
         running.take();
         let began = Instant::now();
         tokio::time::sleep(Duration::from_secs(self.before)).await;
-        let before = Phase::of(&running.take(), began.elapsed().as_secs_f64());
+        let before = Phase::of(&running.take(), began.elapsed().as_secs_f64())?;
 
         place.cluster.add_joining(id)?;
         place.cluster.start(id)?;
@@ -202,7 +205,7 @@ impl Join {
         };
         let member = place.client.cluster().add(new).await.context("add a replica")?;
         await_voter(&place.client, member).await?;
-        let during = Phase::of(&running.take(), began.elapsed().as_secs_f64());
+        let during = Phase::of(&running.take(), began.elapsed().as_secs_f64())?;
 
         place.client.cluster().remove(member, false).await.context("remove it again")?;
         place.cluster.kill(id)?;
