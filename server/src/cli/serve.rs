@@ -28,6 +28,11 @@ impl Serve {
     pub(super) async fn run(self) -> Result<()> {
         let loaded = load(&self.flags, std::env::vars())
             .map_err(|error| Coded::error(Exit::Usage, error.to_string()))?;
+        let problems = loaded.config.problems();
+        if !problems.is_empty() {
+            let text = format!("the configuration cannot be used: {}", problems.join("\n  "));
+            return Err(Coded::error(Exit::Usage, text));
+        }
         if self.check {
             return super::output::line("the configuration can be used");
         }
@@ -81,4 +86,24 @@ async fn watch_parent(stop: CancellationToken) {
     while matches!(stdin.read(&mut bytes).await, Ok(1..)) {}
     tracing::info!("the parent process is gone");
     stop.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_cannot_be_used_is_refused() {
+        let line = Line::parse_from(["serve", "--check", "--set", "client.listen=10.0.0.1:7701"]);
+        let refused = line.serve.run().await.unwrap_err().to_string();
+        assert!(refused.contains("client.tls is not set up"), "{refused}");
+        assert!(Line::parse_from(["serve", "--check"]).serve.run().await.is_ok());
+    }
 }
